@@ -1,0 +1,1 @@
+"""Agents that ship with the project, each imported only when it is named."""

@@ -1,0 +1,1 @@
+"""The Responses channel: OpenAI's `/responses` routes over the host."""

@@ -1,0 +1,64 @@
+"""What a client did wrong, as an exception that knows its HTTP reply; and the error body of every reply."""
+
+from typing import Any, Final
+
+
+INVALID_REQUEST: Final = "invalid_request_error"
+SERVER_ERROR: Final = "server_error"
+
+TYPE_BY_STATUS: Final = {
+    401: "authentication_error",
+    403: "permission_error",
+    429: "rate_limit_error",
+}
+
+
+class RequestError(Exception):
+    """A request that cannot be served, by the client's fault: a 4xx with `param`.
+
+    The message is shown to the client as it is.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        status: int = 400,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code
+        self.status = status
+
+
+def error_type(status: int) -> str:
+    """Return OpenAI's `error.type` for an HTTP status."""
+    if status >= 500:  # noqa: PLR2004 - the first server error
+        return SERVER_ERROR
+    return TYPE_BY_STATUS.get(status, INVALID_REQUEST)
+
+
+def error_body(
+    message: str, *, status: int, param: str | None = None, code: str | None = None
+) -> dict[str, Any]:
+    """Return `{"error": {message, type, param, code}}`: all four keys, as OpenAI's SDKs read them."""
+    return {
+        "error": {"message": message, "type": error_type(status), "param": param, "code": code}
+    }
+
+
+def response_not_found(response_id: str) -> RequestError:
+    """Return the 404 that an unknown, foreign, expired, deleted or malformed response id gets alike."""
+    return RequestError(f"Response with id '{response_id}' not found.", status=404)
+
+
+def previous_response_not_found(response_id: str) -> RequestError:
+    """Return the 400 for a `previous_response_id` whose history is not whole, or not the caller's."""
+    return RequestError(
+        f"Previous response with id '{response_id}' not found.",
+        param="previous_response_id",
+        code="previous_response_not_found",
+    )

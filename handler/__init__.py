@@ -1,0 +1,1 @@
+"""How an event reaches the app: composition root, Mangum, local server, command line."""

@@ -1,0 +1,1 @@
+"""What AWS supplies behind the ports of `channel`: DynamoDB, API keys, telemetry, settings."""

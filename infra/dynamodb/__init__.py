@@ -1,0 +1,1 @@
+"""The DynamoDB store: key schema and codec (pure), and the store around them."""
