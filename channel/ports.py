@@ -65,7 +65,7 @@ class ResponseStore(Protocol):
         """Keep a finished turn, whole or not at all; saving the same turn again changes nothing.
 
         `turn.response.id` may be an id of the caller's own making (an alias). Raises
-        `TurnTooLarge` where the turn exceeds what the store can hold.
+        `TurnTooLargeError` where the turn exceeds what the store can hold.
         """
         ...
 
@@ -86,7 +86,7 @@ class ResponseStore(Protocol):
         ...
 
 
-class TurnTooLarge(StoreError):
+class TurnTooLargeError(StoreError):
     """The turn is larger than the store can hold (6 MB with the DynamoDB store)."""
 
 

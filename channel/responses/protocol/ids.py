@@ -35,10 +35,10 @@ _ITEM_PREFIXES: Final = {
 
 
 class ItemPlace(NamedTuple):
-    """Where an item is: the body of its turn, and its index among input and output items."""
+    """Where an item is: the body of its turn, and its position among input and output items."""
 
     body: str
-    index: int
+    position: int
 
 
 def response_id(body: str) -> str:
