@@ -1,0 +1,396 @@
+"""`ResponseStream`: the one state machine, agent events in, stream events out.
+
+Everything that a client sees of a response is decided in this file, and nothing else counts,
+numbers or names anything:
+
+    IN_PROGRESS ──settle──▶ COMPLETED │ INCOMPLETE │ FAILED │ CANCELLED ──end──▶ (ended)
+                                 └────────┴── settle(FAILED): the record could not be stored
+
+Between `start` and `settle` the output grows item by item. At most one item of the model's own is
+open at a time (a message, a reasoning item or a function call); whatever begins another one closes
+it. Tools that the agent runs itself overlap freely and are closed by their end, or by `settle`.
+An open item is a small object of `open_items`, which knows its events in the order the API gives them.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+import msgspec
+
+from channel.responses.protocol import events as ev, ids
+from channel.responses.protocol.events import StreamEvent
+from channel.responses.protocol.items import Item
+from channel.responses.protocol.open_items import Activity, Call, Message, Reasoning
+from channel.responses.protocol.response import (
+    IncompleteDetails,
+    InputTokensDetails,
+    OutputTokensDetails,
+    Response,
+    ResponseFailure,
+    ResponseUsage,
+    Status,
+)
+
+
+_OUTCOMES = frozenset({Status.COMPLETED, Status.INCOMPLETE, Status.FAILED, Status.CANCELLED})
+_UNSAVED = frozenset({Status.FAILED})
+
+TRANSITIONS: Final[Mapping[Status, frozenset[Status]]] = MappingProxyType(
+    {
+        Status.QUEUED: frozenset({Status.IN_PROGRESS, Status.FAILED, Status.CANCELLED}),
+        Status.IN_PROGRESS: _OUTCOMES,
+        # Settled, but not yet told: when the record cannot be stored, the response has failed.
+        Status.COMPLETED: _UNSAVED,
+        Status.INCOMPLETE: _UNSAVED,
+        Status.CANCELLED: _UNSAVED,
+        Status.FAILED: _UNSAVED,
+    }
+)
+
+_TERMINAL_EVENT: Final[Mapping[Status, type[ev.Lifecycle]]] = MappingProxyType(
+    {
+        Status.COMPLETED: ev.ResponseCompleted,
+        Status.INCOMPLETE: ev.ResponseIncomplete,
+        Status.FAILED: ev.ResponseFailed,
+        Status.CANCELLED: ev.ResponseFailed,
+    }
+)
+
+
+class AgentEventError(Exception):
+    """The agent said something that makes no sense there: the agent's fault, never shown."""
+
+
+class ToolPolicy(msgspec.Struct, frozen=True):
+    """Which function calls the request permits: these names only, and one or many of them."""
+
+    names: frozenset[str] = frozenset()
+    is_parallel: bool = True
+
+
+class ResponseStream:
+    """One response from `start` to `end`; each method returns the stream events it caused.
+
+    `initial` is the resource as created. Items get ids made of `body` and their position, which
+    continues the `position` that the turn's input items ended at. With `shows_tools`, tools that
+    the agent ran itself appear as `mcp_call` items. Agent events that are illegal where they come
+    raise `AgentEventError` and change nothing.
+    """
+
+    def __init__(
+        self,
+        initial: Response,
+        *,
+        body: str,
+        position: int,
+        tools: ToolPolicy = ToolPolicy(),  # noqa: B008 - frozen
+        shows_tools: bool = False,
+    ) -> None:
+        """Begin with the resource as created; nothing is emitted yet."""
+        self.response = initial
+        self.sequence_number = 0
+        self._body = body
+        self._position = position
+        self._tools = tools
+        self._shows_tools = shows_tools
+        self._items: list[Item] = []
+        self._open: Message | Reasoning | Call | None = None
+        self._running: dict[str, Activity] = {}
+        self._activities: set[str] = set()
+        self._call_ids: set[str] = set()
+        self._usage: ResponseUsage | None = None
+        self._is_ended = False
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the outcome is decided, so that the agent has no more to say."""
+        return self.response.status.is_terminal
+
+    def start(self) -> list[StreamEvent]:
+        """Return `response.created` and `response.in_progress`."""
+        return [
+            ev.ResponseCreated(self._next(), self.response),
+            ev.ResponseInProgress(self._next(), self.response),
+        ]
+
+    def text_delta(self, text: str) -> list[StreamEvent]:
+        """Append to the answer's text."""
+        part = self._open
+        # The hot path: one more delta of the text part that is open already.
+        if type(part) is Message and part.kind == "output_text" and text:
+            return [part.delta(self._next(), _encodable(text))]
+        return self._message_delta("output_text", text)
+
+    def refusal_delta(self, text: str) -> list[StreamEvent]:
+        """Append to a refusal."""
+        return self._message_delta("refusal", text)
+
+    def reasoning_delta(self, text: str, *, new_part: bool = False) -> list[StreamEvent]:
+        """Append to the reasoning summary."""
+        self._require_unsettled()
+        if not text:
+            return []
+        caused: list[StreamEvent] = []
+        if not isinstance(self._open, Reasoning):
+            caused += self._close_open()
+            self._open = Reasoning(*self._place("reasoning"))
+            caused += self._open.added(self._next)
+        elif new_part:
+            caused += self._open.part_done(self._next)
+        return caused + self._open.delta(self._next, _encodable(text))
+
+    def annotation(self, annotation: Mapping[str, Any]) -> list[StreamEvent]:
+        """Annotate the text part that is open, or a new one."""
+        self._require_unsettled()
+        plain = _plain(annotation, "an annotation")
+        caused: list[StreamEvent] = []
+        message = self._open
+        if not isinstance(message, Message) or message.kind != "output_text":
+            message, caused = self._open_part("output_text")
+        return [*caused, message.annotate(self._next, plain)]
+
+    def function_call(
+        self, name: str, arguments: str, call_id: str | None = None
+    ) -> list[StreamEvent]:
+        """Call a client's function, whole."""
+        self._require_unsettled()
+        call_id = call_id or ids.call_id(self._body, self._position + len(self._items))
+        opened = self._open_call(name, call_id)
+        return [
+            *opened,
+            *(self._call_delta(call_id, arguments) if opened else ()),
+            *(self._close_open() if opened else ()),
+        ]
+
+    def function_call_delta(
+        self, call_id: str, arguments: str = "", name: str | None = None
+    ) -> list[StreamEvent]:
+        """Append to a call's arguments; the first delta of a call names its function."""
+        self._require_unsettled()
+        if isinstance(self._open, Call) and self._open.call_id == call_id:
+            return self._call_delta(call_id, arguments)
+        if name is None:
+            if call_id in self._call_ids and not self._tools.is_parallel:
+                return []
+            msg = "a function call delta continued no open call"
+            raise AgentEventError(msg)
+        opened = self._open_call(name, call_id)
+        return [*opened, *(self._call_delta(call_id, arguments) if opened else ())]
+
+    def tool_started(
+        self, call_id: str, name: str, arguments: str, server_label: str
+    ) -> list[StreamEvent]:
+        """Note that the agent runs a tool of its own; silent unless tools are shown."""
+        self._require_unsettled()
+        if call_id in self._activities:
+            msg = "a tool started twice under one call id"
+            raise AgentEventError(msg)
+        self._activities.add(call_id)
+        if not self._shows_tools:
+            return []
+        caused = self._close_open()
+        index, item_id = self._place("mcp_call")
+        activity = Activity(
+            index, item_id, _encodable(name), _encodable(arguments), _encodable(server_label)
+        )
+        self._running[call_id] = activity
+        return caused + activity.added(self._next)
+
+    def tool_finished(
+        self, call_id: str, output: str | None = None, error: str | None = None
+    ) -> list[StreamEvent]:
+        """Note that such a tool ended."""
+        self._require_unsettled()
+        if call_id not in self._activities:
+            msg = "a tool finished that had not started"
+            raise AgentEventError(msg)
+        activity = self._running.pop(call_id, None)
+        if activity is None:
+            return []
+        output = _encodable(output) if output is not None else None
+        error = _encodable(error) if error is not None else None
+        return self._item_done(activity, activity.done(self._next, output, error))
+
+    def output_item(self, item: Mapping[str, Any]) -> list[StreamEvent]:
+        """Pass a whole item through, with an id and a status where it has none."""
+        self._require_unsettled()
+        plain = _plain(item, "an output item")
+        item_type = plain.get("type")
+        if not isinstance(item_type, str) or not item_type:
+            msg = "an output item has no type"
+            raise AgentEventError(msg)
+        caused = self._close_open()
+        index, item_id = self._place(item_type)
+        whole = {"id": item_id, **{k: v for k, v in plain.items() if k != "id" or v}}
+        if item_type in ("message", "function_call", "function_call_output"):
+            whole.setdefault("status", "completed")
+        self._items[index] = whole
+        return [
+            *caused,
+            ev.OutputItemAdded(self._next(), index, whole),
+            ev.OutputItemDone(self._next(), index, whole),
+        ]
+
+    def usage(
+        self,
+        *,
+        input_tokens: int,
+        output_tokens: int,
+        cached_tokens: int = 0,
+        cache_write_tokens: int = 0,
+        reasoning_tokens: int = 0,
+    ) -> list[StreamEvent]:
+        """Add to the tokens used; they appear in the terminal event."""
+        self._require_unsettled()
+        was = self._usage or ResponseUsage()
+        total_in = was.input_tokens + input_tokens
+        total_out = was.output_tokens + output_tokens
+        self._usage = ResponseUsage(
+            input_tokens=total_in,
+            input_tokens_details=InputTokensDetails(
+                was.input_tokens_details.cached_tokens + cached_tokens,
+                was.input_tokens_details.cache_write_tokens + cache_write_tokens,
+            ),
+            output_tokens=total_out,
+            output_tokens_details=OutputTokensDetails(
+                was.output_tokens_details.reasoning_tokens + reasoning_tokens
+            ),
+            total_tokens=total_in + total_out,
+        )
+        return []
+
+    def settle(
+        self,
+        status: Status,
+        *,
+        now: int,
+        reason: str | None = None,
+        failure: ResponseFailure | None = None,
+    ) -> list[StreamEvent]:
+        """Decide the outcome and close what is open; `response` is then what is to be stored.
+
+        `reason` goes with incomplete, `failure` with failed. A settled response may still be
+        settled as failed until `end`: that is how a save that failed is told.
+        """
+        if self._is_ended or status not in TRANSITIONS[self.response.status]:
+            msg = f"a response cannot go from {self.response.status} to {status}"
+            raise AgentEventError(msg)
+        finished = status is Status.COMPLETED
+        caused = self._close_open(finished=finished)
+        for activity in self._running.values():
+            caused += self._item_done(activity, activity.done(self._next, None, None))
+        self._running.clear()
+        answered = status in (Status.COMPLETED, Status.INCOMPLETE)
+        self.response = msgspec.structs.replace(
+            self.response,
+            status=status,
+            output=[*self._items],
+            completed_at=now if finished else None,
+            incomplete_details=IncompleteDetails(reason) if reason else None,
+            error=failure,
+            usage=self._usage or (ResponseUsage() if answered else None),
+        )
+        return caused
+
+    def end(self) -> list[StreamEvent]:
+        """Return the terminal event, which is the last one."""
+        if self._is_ended or not self.is_settled:
+            msg = "a response ends once, after it was settled"
+            raise AgentEventError(msg)
+        self._is_ended = True
+        return [_TERMINAL_EVENT[self.response.status](self._next(), self.response)]
+
+    # What the methods above share.
+
+    def _next(self) -> int:
+        number = self.sequence_number
+        self.sequence_number = number + 1
+        return number
+
+    def _require_unsettled(self) -> None:
+        if self.is_settled:
+            msg = "the agent went on after the response was settled"
+            raise AgentEventError(msg)
+
+    def _place(self, item_type: str) -> tuple[int, str]:
+        """Take the next output index, and the item id that goes with it."""
+        index = len(self._items)
+        if self._position + index >= ids.MAX_ITEMS:
+            msg = "a turn has too many items"
+            raise AgentEventError(msg)
+        self._items.append({})
+        return index, ids.item_id(item_type, self._body, self._position + index)
+
+    def _close_open(self, *, finished: bool = True) -> list[StreamEvent]:
+        part, self._open = self._open, None
+        if part is None:
+            return []
+        return self._item_done(part, part.done(self._next, finished=finished))
+
+    def _item_done(
+        self, opened: Message | Reasoning | Call | Activity, closing: list[StreamEvent]
+    ) -> list[StreamEvent]:
+        item = self._items[opened.index] = opened.item
+        return [*closing, ev.OutputItemDone(self._next(), opened.index, item)]
+
+    def _message_delta(self, kind: str, text: str) -> list[StreamEvent]:
+        self._require_unsettled()
+        if not text:
+            return []
+        message, caused = self._open_part(kind)
+        return [*caused, message.delta(self._next(), _encodable(text))]
+
+    def _open_part(self, kind: str) -> tuple[Message, list[StreamEvent]]:
+        message = self._open
+        if isinstance(message, Message):
+            if message.kind == kind:
+                return message, []
+            return message, message.part_done(self._next) + message.part_added(self._next, kind)
+        caused = self._close_open()
+        message = self._open = Message(*self._place("message"))
+        return message, caused + message.added(self._next) + message.part_added(self._next, kind)
+
+    def _open_call(self, name: str, call_id: str) -> list[StreamEvent]:
+        """Open a call, or return nothing where one call is all that the request permits."""
+        if name not in self._tools.names:
+            msg = "the agent called a function that this request does not permit"
+            raise AgentEventError(msg)
+        if not call_id or call_id in self._call_ids:
+            msg = "a function call needs a call id of its own"
+            raise AgentEventError(msg)
+        is_one_too_many = bool(self._call_ids) and not self._tools.is_parallel
+        self._call_ids.add(call_id)
+        if is_one_too_many:
+            return self._close_open()
+        caused = self._close_open()
+        call = self._open = Call(*self._place("function_call"), _encodable(call_id), name)
+        return caused + call.added(self._next)
+
+    def _call_delta(self, call_id: str, arguments: str) -> list[StreamEvent]:
+        call = self._open
+        if not isinstance(call, Call) or call.call_id != call_id or not arguments:
+            return []
+        return [call.delta(self._next(), _encodable(arguments))]
+
+
+def _encodable(text: str) -> str:
+    """Return the text with lone surrogates replaced: JSON on the wire is UTF-8, which has none."""
+    if not isinstance(text, str):
+        msg = f"an agent event holds {type(text).__name__} where text belongs"
+        raise AgentEventError(msg)
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _plain(value: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Return a JSON object's own copy, so that nothing an agent keeps can change it later."""
+    try:
+        copy = msgspec.json.decode(msgspec.json.encode(value))
+    except (TypeError, ValueError, OverflowError, RecursionError, UnicodeError):
+        copy = None
+    if not isinstance(copy, dict):
+        msg = f"{what} is not a JSON object"
+        raise AgentEventError(msg)
+    return copy
