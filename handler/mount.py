@@ -1,0 +1,42 @@
+"""The buffered mount: one app behind Mangum, on one event loop with one lifespan per environment."""
+
+import asyncio
+from typing import Any
+
+from mangum import Mangum
+from mangum.types import LambdaEvent
+from starlette.types import ASGIApp
+
+from handler.lifespan import Lifespan
+
+
+class BufferedMount:
+    """A Lambda handler for function URLs, HTTP APIs, REST APIs and load balancers.
+
+    The start-up of the app runs at construction, so its failure is the failure of the init. There
+    is no shutdown on Lambda: an environment is frozen and dropped. `close` is for everybody else.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Start the app; raises what its start-up raised."""
+        self._loop = asyncio.new_event_loop()
+        self._lifespan = Lifespan(app)
+        asyncio.set_event_loop(self._loop)  # or else Mangum makes one of its own
+        self._mangum = Mangum(self._lifespan.app, lifespan="off")
+        try:
+            self._loop.run_until_complete(self._lifespan.startup())
+        except BaseException:
+            self._loop.close()
+            raise
+
+    def __call__(self, event: LambdaEvent, context: Any) -> dict[str, Any]:
+        """Answer one event."""
+        # Mangum runs on the current loop of the calling thread.
+        asyncio.set_event_loop(self._loop)
+        return self._mangum(event, context)
+
+    def close(self) -> None:
+        """Run the shutdown of the app and close the loop."""
+        self._loop.run_until_complete(self._lifespan.shutdown())
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()

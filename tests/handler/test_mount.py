@@ -1,0 +1,106 @@
+"""The buffered mount: every kind of event, one lifespan, one loop."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from handler.mount import BufferedMount
+from tests.handler.events import DOORS, Context, function_url
+
+
+Door = Callable[..., dict[str, Any]]
+
+
+@contextmanager
+def mounted(app: ASGIApp) -> Iterator[BufferedMount]:
+    mount = BufferedMount(app)
+    try:
+        yield mount
+    finally:
+        mount.close()
+        asyncio.set_event_loop(None)
+
+
+async def echo(request: Request) -> JSONResponse:
+    body = (await request.body()).decode()
+    seen = {"body": body, "key": request.headers["x-api-key"], "query": request.url.query}
+    return JSONResponse(seen)
+
+
+async def words(_request: Request) -> StreamingResponse:
+    return StreamingResponse(
+        iter(["data: grüß\n\n", "data: dich\n\n"]), media_type="text/event-stream"
+    )
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_json_request_is_answered_as_text_through_every_door(door: Door) -> None:
+    with mounted(Starlette(routes=[Route("/v1/echo", echo, methods=["POST"])])) as handler:
+        body = '{"input": "grüß dich"}'.encode()
+        event = door("POST", "/v1/echo?limit=2", {"x-api-key": "k"}, body)
+
+        answer = handler(event, Context())
+
+    assert (answer["statusCode"], answer["isBase64Encoded"]) == (200, False)
+    assert json.loads(answer["body"]) == {"body": body.decode(), "key": "k", "query": "limit=2"}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_stream_is_answered_whole_and_as_text_through_every_door(door: Door) -> None:
+    with mounted(Starlette(routes=[Route("/v1/words", words)])) as handler:
+        answer = handler(door("GET", "/v1/words"), Context())
+
+    assert (answer["body"], answer["isBase64Encoded"]) == ("data: grüß\n\ndata: dich\n\n", False)
+
+
+def test_the_lifespan_runs_once_around_all_events_on_one_loop() -> None:
+    said: list[str] = []
+    loops: set[int] = set()
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, str]]:
+        said.append("startup")
+        loops.add(id(asyncio.get_running_loop()))
+        yield {"table": "open"}
+        said.append("shutdown")
+
+    async def state(request: Request) -> JSONResponse:
+        said.append("request")
+        loops.add(id(asyncio.get_running_loop()))
+        return JSONResponse(request.state.table)
+
+    app = Starlette(routes=[Route("/", state)], lifespan=lifespan)
+    with mounted(app) as handler:
+        answers = [handler(function_url("GET", "/"), Context())["body"] for _ in range(2)]
+
+    assert answers == ['"open"', '"open"']
+    assert said == ["startup", "request", "request", "shutdown"]
+    assert len(loops) == 1
+
+
+def test_a_failed_startup_stops_the_init_with_its_cause() -> None:
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        if _app.debug is not None:
+            msg = "no table"
+            raise LookupError(msg)
+        yield
+
+    with pytest.raises(LookupError, match="no table"):
+        BufferedMount(Starlette(lifespan=lifespan))
+
+
+def test_an_app_that_ends_before_it_started_is_an_error() -> None:
+    async def app(*_: Any) -> None: ...
+
+    with pytest.raises(RuntimeError, match=r"ended without lifespan\.startup\.complete"):
+        BufferedMount(app)

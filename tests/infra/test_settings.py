@@ -1,0 +1,176 @@
+"""Every setting: what it becomes, and the one sentence that a bad value gets."""
+
+import re
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from channel.agent import OPTION_NAMES
+from infra.settings import LOCAL_TABLE, Settings, SettingsError
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "field", "expected"),
+    [
+        ("AGENT", "agent.support:make.agent", "agent", "agent.support:make.agent"),
+        ("MODEL_NAME", "support-v2", "model_name", "support-v2"),
+        ("TABLE_NAME", "history-prod.1", "table_name", "history-prod.1"),
+        (
+            "DYNAMODB_ENDPOINT",
+            "http://127.0.0.1:8001",
+            "dynamodb_endpoint",
+            "http://127.0.0.1:8001",
+        ),
+        ("AWS_REGION", "eu-west-1", "region", "eu-west-1"),
+        ("AWS_DEFAULT_REGION", "eu-west-1", "region", "eu-west-1"),
+        (
+            "CALLER_OPTIONS",
+            "temperature, top_p,",
+            "caller_options",
+            frozenset({"temperature", "top_p"}),
+        ),
+        ("CORS_ORIGINS", "*", "cors_origins", ("*",)),
+        (
+            "CORS_ORIGINS",
+            "https://a.example,http://localhost:3000",
+            "cors_origins",
+            ("https://a.example", "http://localhost:3000"),
+        ),
+        ("KEEPALIVE_S", "0", "keepalive_s", 0.0),
+        ("KEEPALIVE_S", "7.5", "keepalive_s", 7.5),
+        ("FIRST_EVENT_GRACE_S", "0.5", "first_event_grace_s", 0.5),
+        ("RETENTION_DAYS", "365", "retention_days", 365),
+        ("STRICT_READS", "true", "strict_reads", True),
+        ("SHOW_TOOLS", "on", "show_tools", True),
+        ("LOG_LEVEL", "debug", "log_level", "DEBUG"),
+        ("LOG_SENSITIVE", "1", "log_sensitive", True),
+        ("LOG_SENSITIVE", "off", "log_sensitive", False),
+        ("DEMO_DELAY_MS", "50", "demo_delay_s", 0.05),
+        ("PORT", "0", "port", 0),
+        ("POWERTOOLS_SERVICE_NAME", "support", "service", "support"),
+        ("AWS_LAMBDA_FUNCTION_NAME", "f", "on_lambda", True),
+        ("AWS_SAM_LOCAL", "true", "has_development_keys", True),
+    ],
+)
+def test_a_setting_is_read(name: str, given: str, field: str, expected: object) -> None:
+    settings = Settings.from_env({name: f" {given} "})
+
+    assert getattr(settings, field) == expected
+
+
+def test_nothing_set_is_the_default() -> None:
+    assert Settings.from_env({}) == Settings()
+    assert Settings.from_env({"AGENT": "", "PORT": " ", "UNKNOWN": "x"}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "accepted"),
+    [
+        ("AGENT", "my_agent", "module:attribute, such as channel.agents.demo:agent"),
+        ("AGENT", "my-agent:agent", "module:attribute, such as channel.agents.demo:agent"),
+        ("MODEL_NAME", "a b", "one printable word without a slash"),
+        ("MODEL_NAME", "a/b", "one printable word without a slash"),
+        (
+            "TABLE_NAME",
+            "my table",
+            "a DynamoDB table name (3 to 255 letters, digits, dots, dashes and underscores)",
+        ),
+        (
+            "TABLE_NAME",
+            "t",
+            "a DynamoDB table name (3 to 255 letters, digits, dots, dashes and underscores)",
+        ),
+        ("DYNAMODB_ENDPOINT", "127.0.0.1:8001", "an http or https URL"),
+        ("DYNAMODB_ENDPOINT", "http://", "an http or https URL"),
+        (
+            "CALLER_OPTIONS",
+            "temperature,model",
+            f"a comma-separated list of {', '.join(sorted(OPTION_NAMES))}",
+        ),
+        (
+            "CORS_ORIGINS",
+            "app.example.com",
+            "a comma-separated list of origins, such as https://app.example.com, or *",
+        ),
+        (
+            "CORS_ORIGINS",
+            "https://a.example/app",
+            "a comma-separated list of origins, such as https://app.example.com, or *",
+        ),
+        (
+            "CORS_ORIGINS",
+            "*,https://a.example",
+            "a comma-separated list of origins, such as https://app.example.com, or *",
+        ),
+        ("KEEPALIVE_S", "soon", "a number from 0 to 3600"),
+        ("KEEPALIVE_S", "-1", "a number from 0 to 3600"),
+        ("KEEPALIVE_S", "nan", "a number from 0 to 3600"),
+        ("FIRST_EVENT_GRACE_S", "1000", "a number from 0 to 900"),
+        ("RETENTION_DAYS", "1.5", "a whole number from 1 to 36500"),
+        ("RETENTION_DAYS", "0", "a whole number from 1 to 36500"),
+        ("STRICT_READS", "maybe", "1 or 0 (or true, yes, on, false, no, off)"),
+        ("SHOW_TOOLS", "2", "1 or 0 (or true, yes, on, false, no, off)"),
+        ("LOG_LEVEL", "loud", "one of DEBUG, INFO, WARNING, ERROR, CRITICAL"),
+        ("LOG_SENSITIVE", "?", "1 or 0 (or true, yes, on, false, no, off)"),
+        ("DEMO_DELAY_MS", "-1", "a number from 0 to 60000"),
+        ("PORT", "65536", "a whole number from 0 to 65535"),
+        ("PORT", "8_000", "a whole number from 0 to 65535"),
+        ("AWS_SAM_LOCAL", "perhaps", "1 or 0 (or true, yes, on, false, no, off)"),
+    ],
+)
+def test_a_bad_value_is_one_sentence(name: str, given: str, accepted: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        Settings.from_env({name: given})
+
+    assert str(raised.value) == f"The setting {name} is {given!r}, but it must be {accepted}."
+
+
+def test_a_long_bad_value_is_shown_by_its_beginning() -> None:
+    with pytest.raises(SettingsError, match=r"^The setting PORT is '9{80}…', but it must be"):
+        Settings.from_env({"PORT": "9" * 5000})
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"AWS_LAMBDA_FUNCTION_NAME": "f"}, {"on_lambda": True}),
+        (
+            {"AWS_LAMBDA_FUNCTION_NAME": "f", "TABLE_NAME": "table"},
+            {"on_lambda": True, "table_name": "table"},
+        ),
+        (
+            {"AWS_LAMBDA_FUNCTION_NAME": "f", "TABLE_NAME": "table", "AWS_SAM_LOCAL": "true"},
+            {"on_lambda": True, "has_development_keys": True},
+        ),
+        (
+            {"TABLE_NAME": "table", "AWS_SAM_LOCAL": "true", "DYNAMODB_ENDPOINT": "http://h:1"},
+            {
+                "table_name": "table",
+                "has_development_keys": True,
+                "dynamodb_endpoint": "http://h:1",
+            },
+        ),
+        (
+            {"DYNAMODB_ENDPOINT": "http://h:1"},
+            {"table_name": LOCAL_TABLE, "dynamodb_endpoint": "http://h:1"},
+        ),
+    ],
+)
+def test_where_it_runs_decides_on_the_table_and_the_keys(
+    environ: dict[str, str], expected: dict[str, Any]
+) -> None:
+    assert Settings.from_env(environ) == replace(Settings(), **expected)
+
+
+def test_the_table_in_the_docstring_names_exactly_the_settings_that_are_read() -> None:
+    class Noting(dict[str, str]):
+        def get(self, key: str, default: str = "") -> str:  # type: ignore[override]
+            read.add(key)
+            return default
+
+    read: set[str] = set()
+    Settings.from_env(Noting())
+
+    documented = re.findall(r"^    ([A-Z_]{4,})  ", Settings.__doc__ or "", re.MULTILINE)
+    assert {*documented, "AWS_DEFAULT_REGION"} == read
