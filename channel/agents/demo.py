@@ -144,9 +144,11 @@ def _instance(schema: Mapping[str, Any], text: str) -> Any:
     try:
         return instance(schema, text)
     except NoInstanceError:
-        message = "The demo agent finds no instance of this JSON schema."
         raise TurnError(
-            message, code="invalid_json_schema", status=400, param="text.format.schema"
+            "The demo agent finds no instance of this JSON schema.",
+            code="invalid_json_schema",
+            status=400,
+            param="text.format.schema",
         ) from None
 
 

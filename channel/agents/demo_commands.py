@@ -77,8 +77,7 @@ def _fail() -> Iterator[Step]:
 
 
 def _fail_at_once() -> Iterator[Step]:
-    message = "the demo agent was told to fail"
-    raise RuntimeError(message)
+    raise RuntimeError("the demo agent was told to fail")
     yield  # a generator, so that it fails when it is run
 
 

@@ -13,7 +13,7 @@ from channel.agents.demo_words import clip
 from channel.responses.protocol.items import Item
 
 
-WEBP_HEADER: Final = 30
+PNG_HEADER, GIF_HEADER, WEBP_HEADER = 24, 10, 30  # bytes, up to and with the size
 JPEG_FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 JPEG_BARE_MARKERS: Final = frozenset({0x01, *range(0xD0, 0xDA)})
 
@@ -38,8 +38,7 @@ def parse_data_url(url: str) -> Data:
     """Parse a `data:` URL (RFC 2397); raises `ValueError` if it is none, or its base64 is broken."""
     head, comma, data = url.partition(",")
     if not comma or not head.lower().startswith("data:"):
-        msg = "not a data URL"
-        raise ValueError(msg)
+        raise ValueError("not a data URL")
     media_type, *parameters = head[len("data:") :].split(";")
     raw = unquote_to_bytes(data)
     content = decode_base64(raw) if "base64" in map(str.lower, parameters) else raw
@@ -54,9 +53,9 @@ def decode_base64(data: str | bytes) -> bytes:
 
 def pixel_size(image: bytes) -> tuple[int, int] | None:
     """Return width and height from the header of a PNG, GIF, JPEG or WebP image, if it is one."""
-    if image.startswith(b"\x89PNG\r\n\x1a\n") and image[12:16] == b"IHDR":
+    if image.startswith(b"\x89PNG\r\n\x1a\n") and len(image) >= PNG_HEADER:
         return _pair(image[16:24], "big")
-    if image.startswith((b"GIF87a", b"GIF89a")):
+    if image.startswith((b"GIF87a", b"GIF89a")) and len(image) >= GIF_HEADER:
         return _pair(image[6:10], "little")
     if image.startswith(b"RIFF") and image[8:12] == b"WEBP" and len(image) >= WEBP_HEADER:
         return _webp_size(image)
@@ -91,8 +90,9 @@ def _image(part: Mapping[str, Any]) -> str:
             "The base64 of an image's data URL is broken.", "invalid_base64_image"
         ) from None
     except ValueError:
-        message = "An image URL must be an https:, http: or data: URL."
-        raise _error(message, "invalid_image_url") from None
+        raise _error(
+            "An image URL must be an https:, http: or data: URL.", "invalid_image_url"
+        ) from None
     if not data.content:
         raise _error("An image's data URL is empty.", "empty_image_file")
     return _facts(data)
@@ -113,8 +113,7 @@ def _file_data(text: str) -> Data:
             return parse_data_url(text)
         return Data("application/octet-stream", decode_base64(text))
     except ValueError:
-        message = "`file_data` must be a data URL or base64."
-        raise _error(message, "invalid_value") from None
+        raise _error("`file_data` must be a data URL or base64.", "invalid_value") from None
 
 
 def _facts(data: Data) -> str:

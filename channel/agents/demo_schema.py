@@ -279,19 +279,19 @@ def _numbers(schema: Schema, *, is_integer: bool) -> Iterator[float]:
 
 
 def _is_within(number: float, schema: Schema) -> bool:
-    return schema.get("minimum", -math.inf) <= number <= schema.get(
-        "maximum", math.inf
-    ) and schema.get("exclusiveMinimum", -math.inf) < number < schema.get(
-        "exclusiveMaximum", math.inf
-    )
+    low, high = schema.get("minimum", -math.inf), schema.get("maximum", math.inf)
+    above = schema.get("exclusiveMinimum", -math.inf)
+    below = schema.get("exclusiveMaximum", math.inf)
+    return bool(low <= number <= high and above < number < below)
 
 
 def _is_multiple(number: float, schema: Schema) -> bool:
     step = schema.get("multipleOf")
-    if not step:
-        return step is None
+    if step is None:
+        return True
     # Both the decimal on the wire and the float in a validator's hands have to be multiples.
-    return Decimal(str(number)) % Decimal(str(step)) == 0 and (number / step).is_integer()
+    is_decimal_multiple = Decimal(str(number)) % Decimal(str(step)) == 0
+    return is_decimal_multiple and float(number / step).is_integer()
 
 
 def _without(schema: Schema, *keywords: str) -> dict[str, Any]:

@@ -98,9 +98,11 @@ def _arguments(tool: Tool, text: str) -> str:
     try:
         arguments = instance(tool.get("parameters") or {"type": "object"}, text)
     except NoInstanceError:
-        message = f"The demo agent finds no arguments for the parameters of '{tool['name']}'."
         raise TurnError(
-            message, code="invalid_function_parameters", status=400, param="tools"
+            f"The demo agent finds no arguments for the parameters of '{tool['name']}'.",
+            code="invalid_function_parameters",
+            status=400,
+            param="tools",
         ) from None
     return json.dumps(arguments if isinstance(arguments, dict) else {}, ensure_ascii=False)
 

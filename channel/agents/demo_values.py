@@ -1,5 +1,6 @@
 """Values: what the user's text says a JSON property should hold."""
 
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -8,7 +9,8 @@ from channel.agents.demo_words import clip
 
 
 PLACES: Final = frozenset({"city", "location", "place", "town", "country", "region", "where"})
-PLACE: Final = re.compile(r"\b(?:in|at|near|for)\s+(?:the\s+)?([^?!.;,\n]+)")
+PLACE: Final = re.compile(r"\b(?:in|at|near|for)\s+(?:the\s+)?(?=([^?!.;,\n]+))")
+PLAIN_PLACE: Final = re.compile(r"\bin\s+([\w-]+)")
 NAMES: Final = frozenset({"name", "first_name", "full_name", "person", "who"})
 NAME: Final = re.compile(
     r"\b(?:name is|named|called|i am|i'm|call me)\s+([^?!.;,\n]+)", re.IGNORECASE
@@ -75,9 +77,9 @@ class SpokenValues:
 
     def _named(self, name: str) -> str:
         if name.lower() in PLACES:
-            return _leading_name(PLACE, self._text)
+            return _capitalised(PLACE, self._text) or _first(PLAIN_PLACE, self._text)
         if name.lower() in NAMES:
-            return _leading_name(NAME, self._text)
+            return _capitalised(NAME, self._text) or _first(NAME, self._text)
         return ""
 
     def _quoted(self) -> str:
@@ -89,14 +91,14 @@ def _number(found: str) -> float:
     return float(found) if "." in found else int(found)
 
 
-def _leading_name(pattern: re.Pattern[str], text: str) -> str:
-    """Return the capitalised words that follow the pattern's words; if nowhere, one plain word."""
-    following = [found.split() for found in pattern.findall(text) if found.strip()]
-    for words in following:
-        if words[0][0].isupper():
-            return " ".join(words[: _capitalised(words)])
-    return following[0][0] if following else ""
+def _capitalised(pattern: re.Pattern[str], text: str) -> str:
+    """Return the first capitalised words that follow the words of the pattern."""
+    for following in pattern.findall(text):
+        if words := [*itertools.takewhile(lambda word: word[0].isupper(), following.split())]:
+            return " ".join(words)
+    return ""
 
 
-def _capitalised(words: Sequence[str]) -> int:
-    return next((n for n, word in enumerate(words) if not word[0].isupper()), len(words))
+def _first(pattern: re.Pattern[str], text: str) -> str:
+    found = pattern.search(text)
+    return found[1].split()[0] if found and found[1].strip() else ""
