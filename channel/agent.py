@@ -8,6 +8,8 @@ A plain `str` is a text delta. Returning ends the response as completed, `Finish
 raising as failed.
 """
 
+import importlib
+import inspect
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -210,6 +212,84 @@ def accepts(*options: str) -> Callable[[_Agent], _Agent]:
         return agent
 
     return declare
+
+
+def as_agent(target: Callable[[Turn], Any]) -> Agent:
+    """Return the target as an agent: one that returns text (`async def`, no `yield`) becomes one.
+
+    Raises `TypeError` for something that cannot be called with a turn.
+    """
+    if not callable(target):
+        msg = f"an agent is an async generator function over a Turn, not {type(target).__name__}"
+        raise TypeError(msg)
+    function = target if inspect.isroutine(target) else type(target).__call__
+    if not inspect.iscoroutinefunction(function):
+        return target
+
+    async def agent(turn: Turn) -> AsyncIterator[AgentEvent]:
+        said = await target(turn)
+        yield said if said is not None else ""
+
+    return accepts(*accepted_options(target))(agent)
+
+
+def accepted_options(target: object) -> frozenset[str]:
+    """Return the request fields that an agent declared to take."""
+    declared: frozenset[str] = getattr(target, "accepted_options", frozenset())
+    return declared
+
+
+def load_agent(reference: str) -> Agent:
+    """Return the agent that `module:attribute` names: an agent, or a factory without parameters.
+
+    Raises `AgentReferenceError` with a sentence that says what was looked for.
+    """
+    module_name, _, attribute = reference.partition(":")
+    if not module_name or not attribute:
+        msg = f"AGENT is {reference!r}; write it as module:attribute, such as my_agent:agent"
+        raise AgentReferenceError(msg)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        msg = f"AGENT is {reference!r}, but there is no module {error.name!r} on the Python path"
+        raise AgentReferenceError(msg) from None
+    found: object = module
+    for name in attribute.split("."):
+        found = getattr(found, name, None)
+    return _agent_of(found, reference)
+
+
+def _agent_of(found: object, reference: str) -> Agent:
+    if not callable(found):
+        msg = (
+            f"AGENT is {reference!r}, but that is no callable; an agent is an async def over a Turn"
+        )
+        raise AgentReferenceError(msg)
+    if not _takes_nothing(found):
+        return as_agent(found)
+    made = found()
+    if not callable(made) or _takes_nothing(made):
+        msg = f"AGENT is {reference!r}, a factory that made no agent: an async def over a Turn"
+        raise AgentReferenceError(msg)
+    return as_agent(made)
+
+
+def _takes_nothing(function: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:
+        return False
+    return all(
+        parameter.default is not parameter.empty
+        or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        for parameter in parameters
+    )
+
+
+class AgentReferenceError(ValueError):
+    """The setting that names the agent is wrong; the text says how."""
 
 
 OPTION_NAMES = frozenset(

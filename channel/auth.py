@@ -3,18 +3,44 @@
 from collections.abc import Mapping
 from hashlib import sha256
 from hmac import compare_digest
-from typing import Protocol
+from typing import Final, Protocol
 
 from msgspec import Struct
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from channel.isolation import IsolationKeys
+from channel.isolation import (
+    ISOLATION_HEADER_CHAT,
+    ISOLATION_HEADER_USER,
+    IsolationKeys,
+    reset_current_isolation_keys,
+    set_current_isolation_keys,
+)
+from channel.responses.protocol.errors import RequestError
+
+
+READINESS_PATH: Final = "/readiness"
+
+_MAX_KEY_LENGTH: Final = 512
+_USER_HEADER: Final = ISOLATION_HEADER_USER.encode()
+_CHAT_HEADER: Final = ISOLATION_HEADER_CHAT.encode()
+_CALLER: Final = "lambda_responses.caller"
 
 
 class Principal(Struct, frozen=True):
-    """Who the key belongs to. A delegate is a backend that speaks for many end users of its own."""
+    """Who the key belongs to. A delegate is a backend that speaks for many end users of its own.
+
+    A name holds no slash (`isolation_keys` says why).
+    """
 
     name: str
     is_delegate: bool = False
+
+
+class Caller(Struct, frozen=True):
+    """An authenticated request's principal, and the partition that is theirs."""
+
+    principal: Principal
+    keys: IsolationKeys
 
 
 class Authenticator(Protocol):
@@ -58,6 +84,59 @@ def isolation_keys(principal: Principal, user: str | None, chat: str | None) -> 
     if not principal.is_delegate:
         return IsolationKeys(principal.name)
     return IsolationKeys(f"{principal.name}/{user}" if user else principal.name, chat or None)
+
+
+def caller_of(scope: Scope) -> Caller:
+    """Return the authenticated caller of a request that passed `Authentication`."""
+    caller: Caller = scope[_CALLER]
+    return caller
+
+
+class Authentication:
+    """ASGI middleware: 401 without a good key; with one, binds the caller and the isolation keys.
+
+    The key is a bearer token, or `x-api-key`, or `api-key` (for doors that take `Authorization`
+    for themselves). Only the health check passes without.
+    """
+
+    def __init__(self, app: ASGIApp, authenticator: Authenticator) -> None:
+        """Guard the app."""
+        self._app = app
+        self._authenticator = authenticator
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the request through as its caller's, or raise `RequestError` (401)."""
+        if scope["type"] != "http" or scope["path"] == READINESS_PATH:
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        key = _presented_key(headers)
+        principal = await self._authenticator.authenticate(key) if key else None
+        if principal is None:
+            said = "Incorrect API key provided." if key else "No API key provided."
+            hint = " Send it as 'Authorization: Bearer KEY'."
+            raise RequestError(said + hint, code="invalid_api_key", status=401)
+        keys = isolation_keys(
+            principal, _text(headers.get(_USER_HEADER)), _text(headers.get(_CHAT_HEADER))
+        )
+        scope[_CALLER] = Caller(principal, keys)
+        token = set_current_isolation_keys(keys)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            reset_current_isolation_keys(token)
+
+
+def _presented_key(headers: Mapping[bytes, bytes]) -> str | None:
+    scheme, _, token = (_text(headers.get(b"authorization")) or "").partition(" ")
+    if scheme.lower() != "bearer":
+        token = _text(headers.get(b"x-api-key")) or _text(headers.get(b"api-key")) or ""
+    token = token.strip()
+    return token if 0 < len(token) <= _MAX_KEY_LENGTH else None
+
+
+def _text(value: bytes | None) -> str | None:
+    return value.decode("latin-1") if value else None
 
 
 def _digest(key: str) -> bytes:

@@ -1,5 +1,7 @@
 """What a client did wrong, as an exception that knows its HTTP reply; and the error body of every reply."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 
@@ -26,12 +28,14 @@ class RequestError(Exception):
         param: str | None = None,
         code: str | None = None,
         status: int = 400,
+        headers: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
         self.code = code
         self.status = status
+        self.headers = headers
 
 
 def error_type(status: int) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from channel.responses.protocol.items import Item
+from channel.responses.protocol.items import Item, text_of
 
 
 class Status(StrEnum):
@@ -73,15 +73,15 @@ class Response(Struct, frozen=True, kw_only=True):
     """
 
     id: str
-    created_at: int
-    model: str
     object: str = "response"
+    created_at: int
     status: Status = Status.IN_PROGRESS
     completed_at: int | None = None
     error: ResponseFailure | None = None
     incomplete_details: IncompleteDetails | None = None
     instructions: str | None = None
     output: list[Item] = field(default_factory=list)
+    model: str
     previous_response_id: str | None = None
     tools: list[dict[str, Any]] = field(default_factory=list)
     tool_choice: str | dict[str, Any] = "auto"
@@ -104,3 +104,8 @@ class Response(Struct, frozen=True, kw_only=True):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     user: str | None = None
+
+    @property
+    def output_text(self) -> str:
+        """The text of the message items, joined."""
+        return "".join(text_of(item) for item in self.output if item["type"] == "message")

@@ -1,0 +1,172 @@
+"""`AgentHost`: one target, its channels and who may call them, as one Starlette app."""
+
+import logging
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from functools import cached_property
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import BaseRoute, Mount, Route
+
+from channel.agent import Agent, AgentEvent, Turn, as_agent
+from channel.auth import READINESS_PATH, Authentication, Authenticator, DenyAll
+from channel.contract import Channel, ChannelContribution, ChannelRequest, HostedRunResult
+from channel.faults import log_fault
+from channel.http import ErrorReplies, RequestIds, http_exception_reply
+from channel.ports import NewToken
+from channel.responses.protocol.errors import RequestError
+
+
+_LOG: Final = logging.getLogger(__name__)
+
+_Callback = Callable[[], Awaitable[None]]
+
+
+class AgentHost:
+    """Hosts an agent behind channels; `app` is what a server or a Lambda handler serves.
+
+    Without an `authenticator` nobody gets in but the health check. `cors_origins` are the web
+    origins whose pages may call the app from a browser.
+    """
+
+    def __init__(
+        self,
+        target: Callable[[Turn], Any],
+        *,
+        channels: Sequence[Channel],
+        authenticator: Authenticator | None = None,
+        cors_origins: Sequence[str] = (),
+        new_token: NewToken = secrets.token_hex,
+    ) -> None:
+        """Take the target and its channels; raises `TypeError` for a target that is no agent."""
+        self.target: Agent = as_agent(target)
+        self.channels = tuple(channels)
+        self._authenticator = authenticator or DenyAll()
+        self._cors_origins = tuple(cors_origins)
+        self._new_token = new_token
+
+    @cached_property
+    def app(self) -> Starlette:
+        """The app, built once."""
+        contributions = [(channel, channel.contribute(self)) for channel in self.channels]
+        return Starlette(
+            routes=_routes(contributions),
+            middleware=self._middleware(),
+            exception_handlers={HTTPException: http_exception_reply},
+            lifespan=_lifespan([contribution for _, contribution in contributions]),
+        )
+
+    def serve(self, host: str = "127.0.0.1", port: int = 8000, **config: Any) -> None:
+        """Serve the app until interrupted; `config` goes to uvicorn (the `local` extra)."""
+        try:
+            import uvicorn  # noqa: PLC0415 - optional
+        except ImportError:
+            msg = "serve() needs uvicorn: pip install 'lambda-responses[local]'"
+            raise RuntimeError(msg) from None
+        uvicorn.run(self.app, host=host, port=port, **config)
+
+    def run_stream(self, request: ChannelRequest, /) -> AsyncIterator[AgentEvent]:
+        """Run the target (`ChannelContext.run_stream`)."""
+        has_session = request.session is not None and request.session.isolation_key is not None
+        if request.session_mode == "required" and not has_session:
+            msg = "This request needs a session to continue, such as a 'previous_response_id'."
+            raise RequestError(msg, code="session_required", status=409)
+        return self.target(_turn(request))
+
+    async def run(self, request: ChannelRequest, /) -> HostedRunResult[Sequence[AgentEvent]]:
+        """Run the target to its end (`ChannelContext.run`)."""
+        said = [event async for event in self.run_stream(request)]
+        return HostedRunResult(said, request.session)
+
+    def _middleware(self) -> list[Middleware]:
+        stack = [Middleware(RequestIds, new_token=self._new_token)]
+        if self._cors_origins:
+            stack.append(_cors(self._cors_origins))
+        return [
+            *stack,
+            Middleware(ErrorReplies),
+            Middleware(Authentication, authenticator=self._authenticator),
+        ]
+
+
+def _turn(request: ChannelRequest) -> Turn:
+    return Turn(
+        input=request.input,
+        history=request.history,
+        instructions=request.instructions,
+        model=request.model,
+        tools=request.tools,
+        tool_choice=request.tool_choice,
+        parallel_tool_calls=request.parallel_tool_calls,
+        options=request.options,
+        metadata=request.metadata,
+        response_id=request.attributes.get("response_id", ""),
+        previous_response_id=request.attributes.get("previous_response_id"),
+        principal=request.caller.principal,
+        isolation_keys=request.caller.keys,
+        safety_identifier=request.identity.native_id if request.identity else None,
+    )
+
+
+def _routes(contributions: Iterable[tuple[Channel, ChannelContribution]]) -> list[BaseRoute]:
+    # Readiness comes first, so that no channel shadows it.
+    routes: list[BaseRoute] = [Route(READINESS_PATH, _readiness, methods=["GET"])]
+    for channel, contribution in contributions:
+        if channel.path:
+            routes.append(Mount(channel.path, routes=contribution.routes))
+        else:
+            routes.extend(contribution.routes)
+    return routes
+
+
+async def _readiness(_request: Request) -> PlainTextResponse:
+    return PlainTextResponse("ok")
+
+
+def _cors(origins: Sequence[str]) -> Middleware:
+    from starlette.middleware.cors import CORSMiddleware  # noqa: PLC0415 - only where it is on
+
+    return Middleware(
+        CORSMiddleware,
+        allow_origins=list(origins),
+        allow_methods=["GET", "POST", "DELETE"],
+        # Browsers do not count `authorization` under a wildcard; Starlette echoes what was asked.
+        allow_headers=["*"],
+        expose_headers=["x-request-id", "retry-after", "x-should-retry"],
+        max_age=600,
+    )
+
+
+def _lifespan(
+    contributions: Sequence[ChannelContribution],
+) -> Callable[[Starlette], Any]:
+    startup = [callback for each in contributions for callback in each.on_startup]
+    shutdown = [callback for each in contributions for callback in each.on_shutdown]
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        await _run_all(startup, "startup")
+        yield
+        await _run_all(shutdown, "shutdown")
+
+    return lifespan
+
+
+async def _run_all(callbacks: Iterable[_Callback], phase: str) -> None:
+    """Run every callback even if one raises; log each failure by name, then raise the first."""
+    failures: list[Exception] = []
+    for callback in callbacks:
+        try:
+            await callback()
+        except Exception as error:  # noqa: BLE001 - raised again below
+            name = getattr(callback, "__qualname__", repr(callback))
+            log_fault(_LOG, f"{phase} callback {name} failed", error)
+            failures.append(error)
+    if failures:
+        raise failures[0]

@@ -1,0 +1,246 @@
+"""`ResponsesChannel`: the routes, each from its HTTP request to an operation and back."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Collection
+from typing import Annotated, Any, Final, Literal
+
+from msgspec import Meta, Struct
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from channel.agent import OPTION_NAMES, TurnError
+from channel.auth import caller_of
+from channel.contract import (
+    ChannelContext,
+    ChannelContribution,
+    ChannelResponseHook,
+    ChannelRunHook,
+    ChannelStreamTransformHook,
+)
+from channel.faults import log_fault
+from channel.http import JSONReply, error_reply, read_body, request_id
+from channel.memory import InMemoryResponseStore
+from channel.ports import Clock, ResponseStore, Telemetry, TurnFacts
+from channel.responses.observing import Observer, Unobserved
+from channel.responses.operations import (
+    ChannelOptions,
+    Page,
+    ResponseIdFactory,
+    ResponseOperations,
+)
+from channel.responses.protocol.errors import RequestError
+from channel.responses.protocol.shapes import checked
+from channel.responses.run import FailedBeforeReplyError, TurnHooks, TurnRun
+from channel.responses.sse import SSEWriter
+
+
+_LOG: Final = logging.getLogger(__name__)
+_NO_RETRY: Final = {"x-should-retry": "false"}
+
+
+class ResponsesChannel:
+    """OpenAI's Responses API below `path`; with `/v1`, the app's URL and `/v1` is a `base_url`.
+
+    `store` keeps the history (default: this process's memory). `allowed_options` are request
+    fields that reach the agent besides those it declared itself (`channel.agent.accepts`).
+    `shows_tools` makes the agent's own tools visible as `mcp_call` items. `keepalive_s` (0: never)
+    and `first_event_grace_s` are seconds. Raises `ValueError` for an unknown option name.
+    """
+
+    name = "responses"
+
+    def __init__(
+        self,
+        *,
+        path: str = "/v1",
+        store: ResponseStore | None = None,
+        model: str = "agent",
+        allowed_options: Collection[str] = (),
+        shows_tools: bool = False,
+        keepalive_s: float = 15.0,
+        first_event_grace_s: float = 2.0,
+        run_hook: ChannelRunHook | None = None,
+        response_hook: ChannelResponseHook | None = None,
+        stream_transform_hook: ChannelStreamTransformHook | None = None,
+        response_id_factory: ResponseIdFactory | None = None,
+        telemetry: Telemetry | None = None,
+        clock: Clock = time.time,
+    ) -> None:
+        """Take the owner's decisions."""
+        unknown = sorted(set(allowed_options) - OPTION_NAMES)
+        if unknown:
+            msg = f"allowed_options has {unknown}; the caller options are {sorted(OPTION_NAMES)}"
+            raise ValueError(msg)
+        self.path = path
+        self._store = store or InMemoryResponseStore()
+        self._keepalive_s = keepalive_s
+        self._telemetry = telemetry
+        self._clock = clock
+        self._created = int(clock())
+        self._options = ChannelOptions(
+            name=self.name,
+            model=model,
+            allowed_options=frozenset(allowed_options),
+            shows_tools=shows_tools,
+            first_event_grace_s=first_event_grace_s,
+            run_hook=run_hook,
+            hooks=TurnHooks(stream_transform_hook, response_hook),
+            response_id_factory=response_id_factory,
+        )
+
+    def contribute(self, context: ChannelContext, /) -> ChannelContribution:
+        """Return the routes."""
+        operations = ResponseOperations(context, self._store, self._options, self._clock)
+        create = _Create(operations, self._keepalive_s, self._telemetry)
+        stored = _Stored(operations)
+        models = _Models(self._options.model, self._created)
+        one = "/responses/{response_id}"
+        return ChannelContribution(
+            routes=[
+                Route("/responses", create, methods=["POST"]),
+                Route(one, stored.retrieve, methods=["GET"]),
+                Route(one, stored.delete, methods=["DELETE"]),
+                Route(f"{one}/input_items", stored.input_items, methods=["GET"]),
+                Route("/models", models.list_all, methods=["GET"]),
+                Route("/models/{model:path}", models.retrieve, methods=["GET"]),
+            ]
+        )
+
+
+class _Create:
+    """`POST /responses`, as an ASGI app: the reply is JSON or SSE, by the body's `stream` alone."""
+
+    def __init__(
+        self, operations: ResponseOperations, keepalive_s: float, telemetry: Telemetry | None
+    ) -> None:
+        self._operations = operations
+        self._keepalive_s = keepalive_s
+        self._telemetry = telemetry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started_at = asyncio.get_running_loop().time()
+        body = await read_body(scope, receive)
+        request, turn = await self._operations.create(
+            caller_of(scope), body, request_id=request_id.get()
+        )
+        is_stream = bool(request.stream)
+        observer: Observer = (
+            SSEWriter(send, keepalive_s=self._keepalive_s) if is_stream else Unobserved()
+        )
+        try:
+            await turn.run(observer, receive)
+        except FailedBeforeReplyError as error:
+            await _failed(error.cause)(scope, receive, send)
+            return
+        finally:
+            self._measure(turn, started_at, is_stream=is_stream)
+        if not is_stream:
+            await _whole(turn)(scope, receive, send)
+
+    def _measure(self, turn: TurnRun, started_at: float, *, is_stream: bool) -> None:
+        if self._telemetry is None:
+            return
+        response, first = turn.response, turn.first_event_at
+        usage = response.usage
+        is_over = response.status.is_terminal
+        self._telemetry.turn_finished(
+            TurnFacts(
+                outcome=str(response.status) if is_over else "failed",
+                duration_ms=(asyncio.get_running_loop().time() - started_at) * 1000,
+                first_event_ms=None if first is None else (first - started_at) * 1000,
+                input_tokens=usage.input_tokens if usage else 0,
+                output_tokens=usage.output_tokens if usage else 0,
+                stream=is_stream,
+            )
+        )
+
+
+class _Stored:
+    """The routes of stored responses."""
+
+    def __init__(self, operations: ResponseOperations) -> None:
+        self._operations = operations
+
+    async def retrieve(self, request: Request) -> JSONReply:
+        if request.query_params.get("stream") in ("true", "1"):
+            msg = "This response cannot be streamed: it was not created with 'background' and 'stream'."
+            raise RequestError(msg, param="stream", code="invalid_value")
+        caller = caller_of(request.scope)
+        return JSONReply(await self._operations.retrieve(caller, _response_id(request)))
+
+    async def delete(self, request: Request) -> JSONReply:
+        caller = caller_of(request.scope)
+        return JSONReply(await self._operations.delete(caller, _response_id(request)))
+
+    async def input_items(self, request: Request) -> JSONReply:
+        page = _page(request.query_params)
+        caller = caller_of(request.scope)
+        return JSONReply(await self._operations.input_items(caller, _response_id(request), page))
+
+
+class _Models:
+    """`/models`: one, since there is one agent."""
+
+    def __init__(self, name: str, created: int) -> None:
+        self._model = {"id": name, "object": "model", "created": created, "owned_by": "owner"}
+
+    async def list_all(self, _request: Request) -> JSONReply:
+        return JSONReply({"object": "list", "data": [self._model]})
+
+    async def retrieve(self, request: Request) -> JSONReply:
+        name = request.path_params["model"]
+        if name != self._model["id"]:
+            msg = f"The model '{name}' does not exist."
+            raise RequestError(msg, param="model", code="model_not_found", status=404)
+        return JSONReply(self._model)
+
+
+class _PageQuery(Struct, frozen=True):
+    limit: Annotated[int, Meta(ge=1, le=100)] = 20
+    order: Literal["asc", "desc"] = "desc"
+
+
+def _page(query: QueryParams) -> Page:
+    given: dict[str, Any] = {key: query[key] for key in ("limit", "order") if query.get(key)}
+    if given.get("limit", "").isdecimal():
+        given["limit"] = int(given["limit"][:9])
+    parsed = checked(given, _PageQuery, "")
+    return Page(
+        limit=parsed.limit,
+        order=parsed.order,
+        after=query.get("after") or None,
+        before=query.get("before") or None,
+    )
+
+
+def _response_id(request: Request) -> str:
+    identifier: str = request.path_params["response_id"]
+    return identifier
+
+
+def _whole(turn: TurnRun) -> JSONReply:
+    """Return the JSON reply of a finished turn: 200 also for a failed one, unless it is not kept."""
+    if not turn.is_kept:
+        failure = turn.response.error
+        said = failure.message if failure else "The response could not be stored."
+        return error_reply(said, status=500, headers=_NO_RETRY)
+    return JSONReply(turn.response)
+
+
+def _failed(cause: Exception) -> JSONReply:
+    """Return the error of an agent that failed before its first event; it has run, so no retry."""
+    if isinstance(cause, TurnError):
+        return error_reply(
+            cause.message,
+            status=cause.status,
+            param=cause.param,
+            code=cause.code,
+            headers=_NO_RETRY,
+        )
+    log_fault(_LOG, "agent failed", cause)
+    said = f"The agent failed to answer. Request id: {request_id.get()}"
+    return error_reply(said, status=500, headers=_NO_RETRY)

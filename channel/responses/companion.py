@@ -1,0 +1,69 @@
+"""What runs beside a turn while its agent waits: the end of the grace, and the client's going away."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from starlette.types import Receive
+
+
+_Event = TypeVar("_Event")
+
+
+class Companion:
+    """Begins with the agent's first wait, so that an agent that never waits pays nothing for it."""
+
+    def __init__(
+        self, receive: Receive, end_grace: Callable[[], Awaitable[None]], grace_s: float
+    ) -> None:
+        """`end_grace` is called once, `grace_s` seconds after the first wait."""
+        self._receive = receive
+        self._end_grace = end_grace
+        self._grace_s = grace_s
+        self._watch: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._ending: asyncio.Future[None] | None = None
+        self._waiting: asyncio.Task[object] | None = None
+        self.is_client_gone = False
+
+    async def attend(self, step: Awaitable[_Event]) -> _Event | None:
+        """Wait for the agent's next event; None where the client went away instead."""
+        if self._watch is None:
+            self._begin()
+        waiting = self._waiting = asyncio.current_task()
+        try:
+            return await step
+        except asyncio.CancelledError:
+            if not self.is_client_gone:
+                raise
+            return None
+        finally:
+            self._waiting = None
+            if self.is_client_gone and waiting is not None:
+                # The cancellation was ours, whatever the agent made of it.
+                waiting.uncancel()
+
+    async def dismiss(self) -> None:
+        """End what runs beside the turn; a write that has begun is finished."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.wait([self._watch])
+        if self._ending is not None:
+            await self._ending
+
+    def _begin(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._watch = loop.create_task(self._watch_client())
+        self._timer = loop.call_later(self._grace_s, self._on_grace_end)
+
+    def _on_grace_end(self) -> None:
+        self._ending = asyncio.ensure_future(self._end_grace())
+
+    async def _watch_client(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.is_client_gone = True
+        if self._waiting is not None:
+            self._waiting.cancel()

@@ -1,0 +1,305 @@
+"""The operations behind the routes: create, retrieve, delete, list input items. The only orchestrator."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from channel.agent import accepted_options
+from channel.auth import Caller
+from channel.contract import (
+    ChannelContext,
+    ChannelIdentity,
+    ChannelRequest,
+    ChannelRunHook,
+    ChannelSession,
+    apply_run_hook,
+)
+from channel.ports import Branch, Clock, ResponseStore, StoredTurn
+from channel.responses.protocol import ids, input as given_input
+from channel.responses.protocol.errors import (
+    RequestError,
+    previous_response_not_found,
+    response_not_found,
+)
+from channel.responses.protocol.items import Item
+from channel.responses.protocol.requests import CreateResponse, parse, permitted_names
+from channel.responses.protocol.response import Response
+from channel.responses.protocol.stream import ResponseStream, ToolPolicy
+from channel.responses.run import TurnHooks, TurnRun
+
+
+MAX_REFERENCES: Final = 128
+"""Item references in one request that are looked up in storage; each costs a read."""
+
+ResponseIdFactory = Callable[[str | None], str]
+"""Makes a response id; gets the `previous_response_id`, or None, as a hint where to co-locate."""
+
+
+class ChannelOptions(Struct, frozen=True, kw_only=True):
+    """What the owner of a Responses channel decided."""
+
+    name: str
+    model: str
+    allowed_options: frozenset[str]
+    shows_tools: bool
+    first_event_grace_s: float
+    run_hook: ChannelRunHook | None
+    hooks: TurnHooks
+    response_id_factory: ResponseIdFactory | None
+
+
+class Page(Struct, frozen=True):
+    """Which part of a list is asked for."""
+
+    limit: int = 20
+    order: str = "desc"
+    after: str | None = None
+    before: str | None = None
+
+
+class ResponseOperations:
+    """The operations of one channel over one store."""
+
+    def __init__(
+        self,
+        context: ChannelContext,
+        store: ResponseStore,
+        options: ChannelOptions,
+        clock: Clock,
+    ) -> None:
+        """Serve the context's target, keeping turns in the store."""
+        self._context = context
+        self._store = store
+        self._options = options
+        self._allowed = options.allowed_options | accepted_options(context.target)
+        self._clock = clock
+
+    async def create(
+        self, caller: Caller, body: bytes, *, request_id: str
+    ) -> tuple[CreateResponse, TurnRun]:
+        """Check the request, load what it continues, and return the turn, ready to run.
+
+        Raises `RequestError` before anything has happened, and `StoreError`.
+        """
+        request, items = parse(body)
+        self._require_offered(request)
+        branch = await self._branch(caller, request.previous_response_id)
+        history = history_of(branch.turns)
+        items = await self._dereferenced(caller, items, history)
+        given_input.require_paired_calls(history, items)
+        response = self._initial(request, branch)
+        asked = await self._hooked(
+            self._channel_request(caller, request, response, history, items), body
+        )
+        turn_input = given_input.with_ids(
+            asked.input, branch.body, taken={item["id"] for item in history}
+        )
+        _require_room(turn_input)
+        asked = replace(asked, input=turn_input)
+        return request, self._turn(asked, response, branch, request_id=request_id)
+
+    async def retrieve(self, caller: Caller, response_id: str) -> Response:
+        """Return a stored response; raises `RequestError` (404)."""
+        turn = await self._store.get(caller.keys, response_id)
+        if turn is None:
+            raise response_not_found(response_id)
+        return turn.response
+
+    async def delete(self, caller: Caller, response_id: str) -> dict[str, Any]:
+        """Delete a response; raises `RequestError` (404)."""
+        if not await self._store.delete(caller.keys, response_id):
+            raise response_not_found(response_id)
+        return {"id": response_id, "object": "response", "deleted": True}
+
+    async def input_items(self, caller: Caller, response_id: str, page: Page) -> dict[str, Any]:
+        """Return a page of what a response was given: inherited history first, then its own input."""
+        turns = await self._store.turns(caller.keys, response_id)
+        if turns is None:
+            raise response_not_found(response_id)
+        return list_page([*history_of(turns[:-1]), *turns[-1].input], page)
+
+    def _require_offered(self, request: CreateResponse) -> None:
+        """Refuse structured output from an agent that does not take `text`, rather than ignore it."""
+        wanted = (request.text or {}).get("format", {}).get("type", "text")
+        if wanted != "text" and "text" not in self._allowed:
+            msg = f"Unsupported value: 'text.format.type' {wanted!r} is not offered by this agent."
+            raise RequestError(msg, param="text.format.type", code="unsupported_value")
+
+    async def _branch(self, caller: Caller, previous_response_id: str | None) -> Branch:
+        branch = await self._store.branch(caller.keys, previous_response_id)
+        if branch is None:
+            raise previous_response_not_found(previous_response_id or "")
+        return branch
+
+    async def _dereferenced(
+        self, caller: Caller, items: Sequence[Item], history: Sequence[Item]
+    ) -> list[Item]:
+        """Return the items with references replaced by what they name, in this tenant's own data."""
+        references = [item for item in items if item["type"] == given_input.REFERENCE]
+        if not references:
+            return [*items]
+        known = {item["id"]: item for item in (*history, *items) if "id" in item}
+        known = {key: item for key, item in known.items() if item["type"] != given_input.REFERENCE}
+        unknown = dict.fromkeys(item["id"] for item in references if item["id"] not in known)
+        if len(unknown) > MAX_REFERENCES:
+            msg = f"Too many item references: at most {MAX_REFERENCES} are looked up."
+            raise RequestError(msg, param="input", code="invalid_value")
+        for item_id in unknown:
+            item = await self._store.item(caller.keys, item_id)
+            if item is None:
+                msg = f"Item with id '{item_id}' not found."
+                raise RequestError(msg, param="input", status=404)
+            known[item_id] = item
+        return [
+            known[item["id"]] if item["type"] == given_input.REFERENCE else item for item in items
+        ]
+
+    def _initial(self, request: CreateResponse, branch: Branch) -> Response:
+        factory = self._options.response_id_factory
+        given = {name: value for name in _ECHOED if (value := getattr(request, name)) is not None}
+        tier = request.service_tier
+        return Response(
+            id=factory(request.previous_response_id) if factory else ids.response_id(branch.body),
+            created_at=int(self._clock()),
+            model=request.model or self._options.model,
+            service_tier=tier if tier and tier != "auto" else "default",
+            **given,
+        )
+
+    def _channel_request(
+        self,
+        caller: Caller,
+        request: CreateResponse,
+        response: Response,
+        history: Sequence[Item],
+        items: Sequence[Item],
+    ) -> ChannelRequest:
+        continued = request.previous_response_id or caller.keys.chat_key
+        who = request.safety_identifier or request.user
+        attributes = {"response_id": response.id}
+        if request.previous_response_id is not None:
+            attributes["previous_response_id"] = request.previous_response_id
+        return ChannelRequest(
+            channel=self._options.name,
+            operation="message.create",
+            caller=caller,
+            input=items,
+            history=history,
+            instructions=response.instructions,
+            model=response.model,
+            tools=response.tools,
+            tool_choice=response.tool_choice,
+            parallel_tool_calls=response.parallel_tool_calls,
+            options={
+                name: value
+                for name in self._allowed
+                if (value := getattr(request, name)) is not None
+            },
+            session=ChannelSession(continued) if continued else None,
+            metadata=response.metadata,
+            attributes=attributes,
+            stream=bool(request.stream),
+            identity=ChannelIdentity(self._options.name, who) if who else None,
+        )
+
+    async def _hooked(self, asked: ChannelRequest, body: bytes) -> ChannelRequest:
+        hook = self._options.run_hook
+        if hook is None:
+            return asked
+        return await apply_run_hook(
+            hook,
+            asked,
+            target=self._context.target,
+            protocol_request=msgspec.json.decode(body),
+        )
+
+    def _turn(
+        self,
+        asked: ChannelRequest,
+        response: Response,
+        branch: Branch,
+        *,
+        request_id: str,
+    ) -> TurnRun:
+        names = permitted_names(response.tools, response.tool_choice)
+        stream = ResponseStream(
+            response,
+            body=branch.body,
+            position=len(asked.input),
+            tools=ToolPolicy(names, response.parallel_tool_calls),
+            shows_tools=self._options.shows_tools,
+        )
+
+        async def save(turn: StoredTurn) -> None:
+            await self._store.save(asked.caller.keys, branch, turn)
+
+        return TurnRun(
+            stream,
+            self._context.run_stream(asked),
+            turn_input=asked.input,
+            save=save if response.store else None,
+            clock=self._clock,
+            grace_s=self._options.first_event_grace_s,
+            hooks=self._options.hooks,
+            apology=f"The agent failed to answer. Request id: {request_id}",
+        )
+
+
+_ECHOED: Final = tuple(
+    sorted(
+        (set(Response.__struct_fields__) & set(CreateResponse.__struct_fields__))
+        - {"background", "model", "service_tier"}
+    )
+)
+
+
+def history_of(turns: Iterable[StoredTurn]) -> list[Item]:
+    """Return the items of the turns in order, without the calls that a turn left unfinished."""
+    history: list[Item] = []
+    for turn in turns:
+        history += turn.input
+        history += [item for item in turn.response.output if not _is_unfinished_call(item)]
+    return history
+
+
+def list_page(items: Sequence[Item], page: Page) -> dict[str, Any]:
+    """Return OpenAI's list object for a page; raises `RequestError` for a cursor that is not in it."""
+    ordered = [*items] if page.order == "asc" else [*reversed(items)]
+    start = _cursor(ordered, page.after, "after", 1, default=0)
+    end = _cursor(ordered, page.before, "before", 0, default=len(ordered))
+    data = ordered[start:end][: page.limit]
+    return {
+        "object": "list",
+        "data": data,
+        "first_id": data[0]["id"] if data else None,
+        "last_id": data[-1]["id"] if data else None,
+        "has_more": start + len(data) < end,
+    }
+
+
+def _cursor(
+    items: Sequence[Item], item_id: str | None, param: str, past: int, *, default: int
+) -> int:
+    if item_id is None:
+        return default
+    for position, item in enumerate(items):
+        if item["id"] == item_id:
+            return position + past
+    raise RequestError(
+        f"Invalid value for '{param}': no item of this list has that id.",
+        param=param,
+        code="invalid_value",
+    )
+
+
+def _is_unfinished_call(item: Item) -> bool:
+    return item["type"] == "function_call" and item.get("status") == "incomplete"
+
+
+def _require_room(items: Sequence[Mapping[str, Any]]) -> None:
+    if len(items) >= ids.MAX_ITEMS // 2:
+        msg = f"Too many items: a request may have at most {ids.MAX_ITEMS // 2 - 1}."
+        raise RequestError(msg, param="input", code="invalid_value")

@@ -1,0 +1,226 @@
+"""`TurnRun`: one turn from the agent's first event to the stored record and the terminal event.
+
+It forwards agent events to the state machine and what they cause to an observer; it asks no
+protocol questions. Whatever is ready is written before the agent may wait, and nothing is written
+before the agent's first event or the end of the grace. An agent that never waits costs no task and
+no timer.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+from starlette.types import Receive
+
+from channel.agent import AgentEvent, TurnError
+from channel.contract import (
+    ChannelResponseHook,
+    ChannelStreamTransformHook,
+    HookError,
+    HostedRunResult,
+    checked_hook_result,
+    settled,
+)
+from channel.faults import log_fault
+from channel.http import ClientGoneError
+from channel.ports import Clock, StoredTurn, StoreError, TurnTooLargeError
+from channel.responses.companion import Companion
+from channel.responses.observing import Observer
+from channel.responses.protocol.items import Item
+from channel.responses.protocol.response import Response, ResponseFailure, Status
+from channel.responses.protocol.stream import ResponseStream
+from channel.responses.saying import say
+from channel.responses.stepping import eagerly, resumed
+
+
+_LOG: Final = logging.getLogger(__name__)
+
+Save = Callable[[StoredTurn], Awaitable[None]]
+
+
+class FailedBeforeReplyError(Exception):
+    """The agent failed before anything was said, so the reply can still be an HTTP error."""
+
+    def __init__(self, cause: Exception) -> None:
+        """Wrap what the agent raised."""
+        super().__init__()
+        self.cause = cause
+
+
+class TurnHooks(msgspec.Struct, frozen=True):
+    """The hooks that see a turn while it runs, and when it is done."""
+
+    transform: ChannelStreamTransformHook | None = None
+    response: ChannelResponseHook | None = None
+
+
+class TurnRun:
+    """One turn: `run` it once, then read `response` and `is_kept`.
+
+    `save` is None for `store: false`. `apology` is what the client reads of a fault that is not
+    the client's: a sentence with the request id.
+    """
+
+    def __init__(
+        self,
+        stream: ResponseStream,
+        events: AsyncIterator[AgentEvent],
+        *,
+        turn_input: Sequence[Item],
+        save: Save | None,
+        clock: Clock,
+        grace_s: float,
+        hooks: TurnHooks,
+        apology: str,
+    ) -> None:
+        """Prepare to run the agent's events through the stream."""
+        self._stream = stream
+        self._events = events
+        self._input = turn_input
+        self._save = save
+        self._clock = clock
+        self._grace_s = grace_s
+        self._hooks = hooks
+        self._apology = apology
+        self._is_committed = False
+        self.first_event_at: float | None = None
+        self.is_kept = save is None
+
+    @property
+    def response(self) -> Response:
+        """The resource as it is now."""
+        return self._stream.response
+
+    async def run(self, observer: Observer, receive: Receive) -> None:
+        """Run the turn to its end; `receive` tells when the client goes away.
+
+        Raises `FailedBeforeReplyError` where the agent fails before its first event and within the
+        grace, and `ClientGoneError` where the client goes away then: nothing was written, and
+        nothing is stored.
+        """
+        observer.take(self._stream.start())
+        companion = Companion(receive, lambda: self._end_grace(observer), self._grace_s)
+        try:
+            await self._listen(observer, companion)
+        except asyncio.CancelledError:
+            # The server stops: what was said so far is kept as what it is.
+            if self._is_committed:
+                await self._conclude(observer, Status.CANCELLED)
+            raise
+        except Exception as error:
+            if not (self._is_committed or companion.is_client_gone):
+                raise FailedBeforeReplyError(error) from error
+            failure = None if companion.is_client_gone else self._failure(error)
+        else:
+            failure = None
+        finally:
+            await companion.dismiss()
+        await self._finish(observer, failure, is_cut=companion.is_client_gone or observer.is_gone)
+
+    async def _finish(
+        self, observer: Observer, failure: ResponseFailure | None, *, is_cut: bool
+    ) -> None:
+        if is_cut and not self._is_committed:
+            raise ClientGoneError
+        if failure is not None:
+            await self._conclude(observer, Status.FAILED, failure=failure)
+        else:
+            await self._conclude(observer, Status.CANCELLED if is_cut else Status.COMPLETED)
+        await observer.close()
+
+    async def _end_grace(self, observer: Observer) -> None:
+        """Let the reply begin without the agent: a failure is told inside of it from here on."""
+        if not self._is_committed:
+            self._is_committed = True
+            await observer.flush()
+
+    async def _listen(self, observer: Observer, companion: Companion) -> None:
+        """Forward the agent's events until it ends, is cut off, or finishes the response."""
+        try:
+            await self._forward_all(observer, companion)
+        except StopAsyncIteration:
+            self._is_committed = True
+        finally:
+            await _close(self._events)
+
+    async def _forward_all(self, observer: Observer, companion: Companion) -> None:
+        advance, stream, transform = self._events.__anext__, self._stream, self._hooks.transform
+        while not (stream.is_settled or companion.is_client_gone or observer.is_gone):
+            step: Any = advance().__await__()
+            try:
+                parked = step.send(None)
+            except StopIteration as ready:
+                event = ready.value
+            else:
+                before = observer.flush if self._is_committed and observer.has_ready else None
+                event = await companion.attend(resumed(step, parked, before))
+                if companion.is_client_gone:
+                    return
+            if transform is not None and (event := await settled(transform(event))) is None:
+                continue
+            caused = say(stream, event, self._now)
+            if self.first_event_at is None:
+                self._is_committed = True
+                self.first_event_at = asyncio.get_running_loop().time()
+            if observer.take(caused):
+                await observer.flush()
+
+    async def _conclude(
+        self, observer: Observer, status: Status, *, failure: ResponseFailure | None = None
+    ) -> None:
+        """Settle the response, store it, and only then tell how it ended."""
+        stream = self._stream
+        if not stream.is_settled or failure is not None:
+            observer.take(stream.settle(status, now=self._now(), failure=failure))
+        try:
+            await self._apply_response_hook()
+            await eagerly(self._keep(), observer.flush)
+        except Exception as error:  # noqa: BLE001 - told as the failure that it is
+            observer.take(
+                stream.settle(Status.FAILED, now=self._now(), failure=self._failure(error))
+            )
+        observer.take(stream.end())
+
+    async def _apply_response_hook(self) -> None:
+        hook, response = self._hooks.response, self._stream.response
+        if hook is None:
+            return
+        told = await settled(hook(HostedRunResult(response)))
+        changed = checked_hook_result(
+            hook, checked_hook_result(hook, told, HostedRunResult).result, Response
+        )
+        if (changed.id, changed.status) != (response.id, response.status):
+            msg = "a response hook may not change the id or the status of a response"
+            raise HookError(msg)
+        self._stream.response = changed
+
+    async def _keep(self) -> None:
+        """Store the turn; one that is too large is stored as failed, without its payload."""
+        if self._save is None:
+            return
+        try:
+            await self._save(StoredTurn([*self._input], self.response))
+        except TurnTooLargeError:
+            failure = ResponseFailure("server_error", "The response is too large to be stored.")
+            self._stream.settle(Status.FAILED, now=self._now(), failure=failure)
+            bare = msgspec.structs.replace(self.response, output=[])
+            await self._save(StoredTurn([], bare))
+        self.is_kept = True
+
+    def _failure(self, error: Exception) -> ResponseFailure:
+        if isinstance(error, TurnError):
+            return ResponseFailure(error.code, error.message)
+        what = "turn not stored" if isinstance(error, StoreError) else "agent failed"
+        log_fault(_LOG, what, error)
+        return ResponseFailure("server_error", self._apology)
+
+    def _now(self) -> int:
+        return int(self._clock())
+
+
+async def _close(events: AsyncIterator[AgentEvent]) -> None:
+    close = getattr(events, "aclose", None)
+    if close is not None:
+        await close()
