@@ -17,7 +17,7 @@ SENTENCE_ENDS: Final = re.compile(
     re.IGNORECASE,
 )
 COURTESY: Final = re.compile(
-    r"(?:(?:please|hi|hello|hey|ok|okay|so|well|actually|also|now|and|thanks)\b[\s,!]*)+",
+    r"^(?:(?:please|hi|hello|hey|ok|okay|so|well|actually|also|now|and|thanks)\b[\s,!]*)+",
     re.IGNORECASE,
 )
 QUESTION: Final = re.compile(
@@ -90,7 +90,7 @@ def recall(said: Sequence[str]) -> list[str]:
 
 def _sentences(text: str) -> list[str]:
     plain = straight(text[:READ_CHARACTERS]).replace("name's ", "name is ")
-    parts = (COURTESY.sub("", part, count=1).strip() for part in SENTENCE_ENDS.split(plain))
+    parts = (COURTESY.sub("", part.strip()) for part in SENTENCE_ENDS.split(plain))
     return [part for part in parts if part]
 
 

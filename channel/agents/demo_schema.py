@@ -5,7 +5,7 @@ Knows what OpenAI's structured outputs allow and what function tools commonly ad
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from decimal import Decimal
+from fractions import Fraction
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -15,6 +15,7 @@ from channel.agents.demo_values import FORMATS, SpokenValues
 
 Schema = Mapping[str, Any]
 
+GENEROUS_STEPS: Final = 300
 MAX_STEPS: Final = 5_000
 MAX_DEPTH: Final = 60
 MAX_LENGTH: Final = 10_000
@@ -58,7 +59,7 @@ class _Maker:
         self._steps = 0
         self._depth = 0
 
-    def make(self, schema: Any, name: str = "", refs: Sequence[str] = ()) -> Any:
+    def make(self, schema: Any, name: str = "", refs: Sequence[str] = ("#",)) -> Any:
         """Make a value for the property of this name; `refs` are the references being followed."""
         self._steps += 1
         if self._steps > MAX_STEPS or self._depth > MAX_DEPTH:
@@ -79,11 +80,20 @@ class _Maker:
         for keyword in ("anyOf", "oneOf"):
             if keyword in schema:
                 rest = _without(schema, keyword)
-                choices = (_merged(rest, branch) for branch in schema[keyword])
+                choices = (_merged(rest, branch) for branch in self._ordered(schema[keyword]))
                 return _first(lambda choice: self.make(choice, name, refs), choices)
         if "allOf" in schema:
             return self.make(_merged_all(schema), name, refs)
         return self._plain(schema, name, refs)
+
+    @property
+    def _is_frugal(self) -> bool:
+        # References among many definitions multiply: once a value has become large, the rest of
+        # it is made as small as the schema allows.
+        return self._steps > GENEROUS_STEPS
+
+    def _ordered(self, branches: Sequence[Any]) -> Sequence[Any]:
+        return sorted(branches, key=_is_reference) if self._is_frugal else branches
 
     def _referenced(self, schema: Schema, name: str, refs: Sequence[str]) -> Any:
         reference = schema["$ref"]
@@ -120,7 +130,7 @@ class _Maker:
         properties = schema.get("properties", {})
         required = schema.get("required", ())
         # Hand-written tools often leave `required` out and mean all of them.
-        wanted = required if "required" in schema else properties
+        wanted = required if "required" in schema or self._is_frugal else properties
         made: dict[str, Any] = {}
         for name in dict.fromkeys([*(name for name in properties if name in wanted), *required]):
             try:
@@ -141,9 +151,10 @@ class _Maker:
     def _array(self, schema: Schema, name: str, refs: Sequence[str]) -> list[Any]:
         prefix = schema.get("prefixItems", ())
         low = schema.get("minItems", 0)
+        wanted = max(low, len(prefix), 0 if self._is_frugal else 1)
         made: list[Any] = []
         try:
-            for index in range(min(max(low, len(prefix), 1), schema.get("maxItems", math.inf))):
+            for index in range(min(wanted, schema.get("maxItems", math.inf))):
                 item = prefix[index] if index < len(prefix) else schema.get("items", True)
                 made.append(self.make(item, name, refs))
         except NoInstanceError:
@@ -180,6 +191,10 @@ class _Maker:
             if fits(candidate):
                 return candidate
         raise NoInstanceError
+
+
+def _is_reference(schema: Any) -> bool:
+    return isinstance(schema, Mapping) and "$ref" in schema
 
 
 def _first(make: Callable[[Any], Any], choices: Iterator[Any] | Sequence[Any]) -> Any:
@@ -269,11 +284,13 @@ def _numbers(schema: Schema, *, is_integer: bool) -> Iterator[float]:
     start, sign = (low, 1) if math.isfinite(low) else (high, -1)
     if not math.isfinite(start):
         return
-    step = schema.get("multipleOf", 1)
-    first = math.floor(Decimal(str(start)) / Decimal(str(step)))
+    step = Fraction(str(schema.get("multipleOf", 1)))
+    if is_integer:
+        step = Fraction(step.numerator)  # the least number that is a multiple of it and of 1
+    first = math.floor(Fraction(str(start)) / step)
     for index in range(-1, 20):
-        multiple = Decimal(str(step)) * (first + sign * index)
-        yield int(multiple) if multiple == int(multiple) else float(multiple)
+        multiple = step * (first + sign * index)
+        yield int(multiple) if multiple.denominator == 1 else float(multiple)
     if not is_integer:
         yield from (start, (low + high) / 2)
 
@@ -290,7 +307,7 @@ def _is_multiple(number: float, schema: Schema) -> bool:
     if step is None:
         return True
     # Both the decimal on the wire and the float in a validator's hands have to be multiples.
-    is_decimal_multiple = Decimal(str(number)) % Decimal(str(step)) == 0
+    is_decimal_multiple = Fraction(str(number)) % Fraction(str(step)) == 0
     return is_decimal_multiple and float(number / step).is_integer()
 
 

@@ -9,7 +9,7 @@ APOSTROPHE: Final = "\N{RIGHT SINGLE QUOTATION MARK}"
 _STOP_WORDS = """
     a about actually again all also am an and any are as ask asked at be been before but by can could
     did do does earlier far first for from had has have hello hey hi how i i'm if in is it its just
-    know last like me mine my now of ok on or our please recall remember said say should so tell that
+    know last me mine my now of ok on or our please recall remember said say should so tell that
     the their them then there these they this those to told up us use was we were what when where
     which who whose why will with would you your yours
 """
@@ -44,16 +44,20 @@ def straight(text: str) -> str:
 
 def all_words(text: str) -> list[str]:
     """Return the words of a text in one spelling: lower case, singular, American."""
-    found = re.findall(r"[^\W_]+(?:'[^\W_]+)?", straight(text).lower())
-    return [_plain(word) for word in found]
+    return [*map(_respelled, _words(text))]
 
 
 def content_words(text: str) -> set[str]:
-    """Return the words that say what a text is about."""
-    return {word for word in all_words(text) if word not in STOP_WORDS}
+    """Return the words that say what a text is about, in that spelling."""
+    return {_respelled(word) for word in _words(text) if word not in STOP_WORDS}
 
 
-def _plain(word: str) -> str:
-    word = word.removesuffix("'s").replace("our", "or")
+def _words(text: str) -> list[str]:
+    found = re.findall(r"[^\W_]+(?:'[^\W_]+)?", straight(text).lower())
+    return [word.removesuffix("'s") for word in found]
+
+
+def _respelled(word: str) -> str:
+    word = re.sub(r"(?<=[a-z]{2})our", "or", word)
     is_plural = len(word) > len("was") and word.endswith("s") and not word.endswith("ss")
     return word[:-1] if is_plural else word

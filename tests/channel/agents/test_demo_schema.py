@@ -209,6 +209,15 @@ def test_a_schema_that_doubles_at_every_level_ends_in_an_error() -> None:
         instance({"$ref": "#/$defs/d0", "$defs": {**definitions, "d40": {"type": "null"}}})
 
 
+def test_many_definitions_that_refer_to_each_other_have_an_instance() -> None:
+    names = [f"d{n}" for n in range(12)]
+    optional = [{"anyOf": [{"$ref": f"#/$defs/{name}"}, {"type": "null"}]} for name in names]
+    node = strict_object(dict(zip(names, optional, strict=True)))
+    schema = {"$ref": "#/$defs/d0", "$defs": dict.fromkeys(names, node)}
+
+    assert is_valid(instance(schema), schema)
+
+
 def test_a_deeply_nested_schema_ends_in_an_error() -> None:
     schema: dict[str, Any] = {"type": "null"}
     for _ in range(5_000):
