@@ -3,8 +3,7 @@
 
 .SHELLFLAGS := -eu -c
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench build start-api deploy requirements clean \
-        build-ResponsesFunction
+.PHONY: help run keys test check bench build build-ResponsesFunction start-api deploy requirements clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,6 +15,9 @@ help: ## this list
 
 run: $(VENV)/.local-stamp ## local server with an embedded table and the demo agent (PORT=, AGENT=)
 	@$(BIN)/python -m handler.local
+
+keys: $(VENV)/.local-stamp ## API keys: ARGS="create --principal NAME --table TABLE", "list …" or "revoke ID …"
+	@$(BIN)/lambda-responses keys $(ARGS)
 
 test: $(VENV)/.dev-stamp ## all tests
 	@$(BIN)/python -m pytest $(ARGS)
@@ -30,6 +32,49 @@ check: $(VENV)/.dev-stamp ## format, lint, types, import rules, tests with branc
 
 bench: $(VENV)/.dev-stamp ## speed, as ratios to bare Starlette
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+# --- Lambda ------------------------------------------------------------------------------------
+
+# `sam build` calls this target with ARTIFACTS_DIR; `make build` does the same without sam and Docker.
+# Wheels are chosen for Lambda's platform whatever machine this is. sam does not pass the architecture,
+# but has just written it beside the artifacts.
+ARTIFACTS_DIR ?= build/ResponsesFunction
+SAM_ARCH := $(shell sed -nE 's/^architecture = "(.*)"/\1/p' "$(ARTIFACTS_DIR)/../../build.toml" 2>/dev/null | head -n 1)
+ARCH ?= $(or $(SAM_ARCH),arm64)
+PLATFORM = $(if $(filter x86_64,$(ARCH)),x86_64,aarch64)
+PIP_FOR_LAMBDA = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --upgrade \
+  --only-binary :all: --implementation cp --python-version 3.13 \
+  $(foreach abi,manylinux2014 manylinux_2_17 manylinux_2_28 manylinux_2_34,--platform $(abi)_$(PLATFORM)) \
+  --target "$(ARTIFACTS_DIR)"
+
+build: ## the folder that is deployed, in build/ (ARCH=arm64 or x86_64); `sam build` makes the same
+	@rm -rf "$(ARTIFACTS_DIR)"
+	@$(MAKE) --no-print-directory build-ResponsesFunction
+
+build-ResponsesFunction: | $(BIN)/python
+	@case "$(ARCH)" in arm64|x86_64) ;; *) echo "ARCH is $(ARCH), but it must be arm64 or x86_64." >&2; exit 2;; esac
+	@case "$(SAM_ARCH)" in ""|"$(ARCH)") ;; *) echo "ARCH is $(ARCH), but sam builds for $(SAM_ARCH)." >&2; exit 2;; esac
+	@mkdir -p "$(ARTIFACTS_DIR)"
+	@$(PIP_FOR_LAMBDA) -r requirements.txt
+	@if [ -f agent/requirements.txt ]; then $(PIP_FOR_LAMBDA) -r agent/requirements.txt -c requirements.txt; fi
+	@for folder in $(PACKAGES) agent; do if [ -d $$folder ]; then \
+	  find $$folder -name '*.py[co]' -prune -o -name __pycache__ -prune -o -type f -print | tar -cf - -T - | tar -xf - -C "$(ARTIFACTS_DIR)"; \
+	fi; done
+	@rm -rf "$(ARTIFACTS_DIR)/bin" "$(ARTIFACTS_DIR)/handler/local.py" "$(ARTIFACTS_DIR)/handler/cli.py"
+	@$(COMPILE)
+	@echo "Built for $(ARCH) in $(ARTIFACTS_DIR): $$(du -sh "$(ARTIFACTS_DIR)" | cut -f1) unzipped (Lambda takes 250M). The largest:"
+	@cd "$(ARTIFACTS_DIR)" && du -sh -- */ | sort -rh | head -n 6 | sed 's/^/  /'
+
+# Bytecode only counts when Lambda's own version wrote it; hash-based, since a zip changes file times.
+COMPILE = IFS=:; for folder in $$PATH; do python=$$folder/python3.13; \
+  if [ -x "$$python" ] && "$$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 13))' 2>/dev/null; then \
+    "$$python" -m compileall -q -j 0 --invalidation-mode unchecked-hash "$(ARTIFACTS_DIR)" && exit 0; fi; done; \
+  echo "No python3.13 here: the zip holds no bytecode, and each cold start compiles (a second or so)." >&2
+
+deploy: ## build, check and deploy by the SAM CLI (asks before it changes anything)
+	@command -v sam > /dev/null || { echo "The SAM CLI is not installed: pip install aws-sam-cli, in an environment of its own." >&2; exit 2; }
+	sam build
+	sam deploy $(ARGS)
 
 # --- set-up ------------------------------------------------------------------------------------
 

@@ -71,9 +71,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     has_development_keys: bool = False
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
-        """Read the settings; raises `SettingsError`."""
-        read = _Reader(environ)
+    def from_env(cls, environ: Mapping[str, str] = os.environ, **given: str | None) -> "Settings":
+        """Read the settings, of which those `given` go first; raises `SettingsError`."""
+        chosen = {name: value for name, value in given.items() if value is not None}
+        read = _Reader({**environ, **chosen})
         sam_local = read.switch("AWS_SAM_LOCAL", default=False)
         endpoint = read.value("DYNAMODB_ENDPOINT", None, _url)
         # The template names a table that sam local does not have: its containers have none of ours.
@@ -172,8 +173,8 @@ def _is_dotted_name(text: str) -> bool:
 
 
 def _model(given: str) -> str:
-    if not given.isprintable() or "/" in given or " " in given:
-        msg = "one printable word without a slash"
+    if not given.isprintable() or " " in given:
+        msg = "one printable word"
         raise ValueError(msg)
     return given
 
@@ -224,7 +225,8 @@ def _split(given: str) -> list[str]:
 
 
 def _log_level(given: str) -> str:
-    if given.upper() not in LOG_LEVELS:
+    level = "WARNING" if given.upper() == "WARN" else given.upper()  # Lambda's own word is WARN
+    if level not in LOG_LEVELS:
         msg = f"one of {', '.join(LOG_LEVELS)}"
         raise ValueError(msg)
-    return given.upper()
+    return level

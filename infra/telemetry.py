@@ -1,8 +1,10 @@
 """Logs and measurements on Lambda: Powertools behind the standard `logging` and the `Telemetry` port."""
 
+import logging
+import sys
 from typing import Final
 
-from aws_lambda_powertools import Logger
+from aws_lambda_powertools.logging.formatter import LambdaPowertoolsFormatter
 from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 
 from channel.ports import TurnFacts
@@ -15,8 +17,9 @@ METRICS_NAMESPACE: Final = "lambda-responses"
 
 def log_as_json(settings: Settings) -> None:
     """Make the project's loggers write JSON lines to stdout, where Lambda collects them."""
-    logger = Logger(service=settings.service, level=settings.log_level, use_rfc3339=True)
-    log_to(logger.registered_handler, settings)
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(LambdaPowertoolsFormatter(service=settings.service, use_rfc3339=True))
+    log_to(handler, settings)
 
 
 class PowertoolsTelemetry:
