@@ -14,7 +14,7 @@ help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
 
 run: $(VENV)/.local-stamp ## local server with an embedded table and the demo agent (PORT=, AGENT=)
-	@$(BIN)/python -m handler.local
+	@$(BIN)/lambda-responses run
 
 keys: $(VENV)/.local-stamp ## API keys: ARGS="create --principal NAME --table TABLE", "list …" or "revoke ID …"
 	@$(BIN)/lambda-responses keys $(ARGS)
@@ -70,6 +70,9 @@ COMPILE = IFS=:; for folder in $$PATH; do python=$$folder/python3.13; \
   if [ -x "$$python" ] && "$$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 13))' 2>/dev/null; then \
     "$$python" -m compileall -q -j 0 --invalidation-mode unchecked-hash "$(ARTIFACTS_DIR)" && exit 0; fi; done; \
   echo "No python3.13 here: the zip holds no bytecode, and each cold start compiles (a second or so)." >&2
+
+start-api: $(VENV)/.local-stamp ## `sam local start-api` with a table that the containers reach (PORT=3000; needs sam and docker)
+	@$(BIN)/lambda-responses start-api --port $${PORT:-3000} $(ARGS)
 
 deploy: ## build, check and deploy by the SAM CLI (asks before it changes anything)
 	@command -v sam > /dev/null || { echo "The SAM CLI is not installed: pip install aws-sam-cli, in an environment of its own." >&2; exit 2; }

@@ -1,0 +1,117 @@
+"""The composition root: which parts the settings ask for, through every door."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from handler.app import create_app
+from handler.mount import BufferedMount
+from infra.settings import Settings, SettingsError
+from tests.handler.events import DOORS, Context, function_url
+
+
+Door = Callable[..., dict[str, Any]]
+
+CREATE = {"model": "agent", "input": "Hello!"}
+
+
+@contextmanager
+def mounted(settings: Settings) -> Iterator[BufferedMount]:
+    mount = BufferedMount(create_app(settings))
+    try:
+        yield mount
+    finally:
+        mount.close()
+        asyncio.set_event_loop(None)
+
+
+def post(door: Door, body: object, key: str) -> dict[str, Any]:
+    headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+    return door("POST", "/v1/responses", headers, json.dumps(body).encode())
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_response_is_created_and_continued_through_every_door(door: Door) -> None:
+    with mounted(Settings(has_development_keys=True)) as handler:
+        first = handler(post(door, CREATE, "dev-alpha"), Context())
+        again = {**CREATE, "previous_response_id": json.loads(first["body"])["id"]}
+        second = handler(post(door, {**again, "stream": True}, "dev-alpha"), Context())
+        foreign = handler(post(door, again, "dev-beta"), Context())
+
+    assert [first["statusCode"], second["statusCode"], foreign["statusCode"]] == [200, 200, 400]
+    assert not first["isBase64Encoded"]
+    assert not second["isBase64Encoded"]
+    assert second["body"].startswith("event: response.created\n")
+    assert json.loads(foreign["body"])["error"]["code"] == "previous_response_not_found"
+
+
+def test_a_reply_carries_the_invocations_id() -> None:
+    with mounted(Settings(has_development_keys=True)) as handler:
+        answer = handler(post(function_url, CREATE, "dev-alpha"), Context("invocation-1"))
+
+    assert answer["headers"]["x-request-id"] == "invocation-1"
+
+
+@pytest.mark.parametrize("key", ["dev-alpha", "anything"])
+def test_with_nothing_configured_nobody_gets_in_but_the_health_check(key: str) -> None:
+    settings = Settings.from_env({"AWS_LAMBDA_FUNCTION_NAME": "f"})
+    with mounted(settings) as handler:
+        refused = handler(post(function_url, CREATE, key), Context())
+        ready = handler(function_url("GET", "/readiness"), Context())
+
+    assert (refused["statusCode"], ready["statusCode"]) == (401, 200)
+
+
+def test_a_key_that_is_no_development_key_is_refused() -> None:
+    with mounted(Settings(has_development_keys=True)) as handler:
+        answer = handler(post(function_url, CREATE, "dev-gamma"), Context())
+
+    assert answer["statusCode"] == 401
+
+
+@pytest.mark.parametrize(
+    ("reference", "said"),
+    [
+        (
+            "no_such_module:agent",
+            "The setting AGENT is 'no_such_module:agent', but there is no module 'no_such_module' on the Python path.",
+        ),
+        (
+            "json:decoder",
+            "The setting AGENT is 'json:decoder', but that is no callable; an agent is an async def over a Turn.",
+        ),
+    ],
+)
+def test_an_agent_that_cannot_be_loaded_is_one_sentence(reference: str, said: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        create_app(Settings(agent=reference))
+
+    assert str(raised.value) == said
+
+
+def imported_by(environ: dict[str, str]) -> set[str]:
+    """Return the modules of a fresh interpreter that has built the app of this environment."""
+    code = "import sys, handler.app; handler.app.app_from_environment(); print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, check=True)
+    return set(run.stdout.decode().split())
+
+
+def test_what_the_settings_do_not_need_is_not_imported() -> None:
+    loaded = imported_by({"AGENT": "tests.handler.own_agent:agent"})
+
+    unneeded = {"boto3", "botocore", "channel.agents.demo", "aws_lambda_powertools", "uvicorn"}
+    assert not loaded & {*unneeded, "openai", "pydantic", "click", "moto"}
+
+
+def test_lambda_with_a_table_imports_neither_openai_nor_pydantic() -> None:
+    environ = {"AWS_LAMBDA_FUNCTION_NAME": "f", "TABLE_NAME": "table", "AWS_REGION": "eu-west-1"}
+    loaded = imported_by(environ)
+
+    assert {"botocore", "aws_lambda_powertools"} <= loaded
+    assert not loaded & {"openai", "pydantic", "uvicorn", "click", "moto"}
