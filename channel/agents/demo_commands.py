@@ -1,7 +1,6 @@
 """Commands: lines such as `demo: refuse` that make the demo agent do what real models seldom do."""
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
 
@@ -22,12 +21,9 @@ from channel.responses.protocol.items import output_text
 
 MAX_WAIT_S: Final = 600
 MAX_COUNT: Final = 10_000
-LINE: Final = re.compile(
-    r"^\s*demo:\s*([a-z ]+?)\s*(\d{0,9})\s*[.!]?\s*$", re.IGNORECASE | re.MULTILINE
-)
-HELP_ASKED: Final = re.compile(
-    r"\s*(?:demo:\s*)?(?:help|what can you do)\s*[.!?]*\s*", re.IGNORECASE
-)
+PREFIX: Final = "demo:"
+READ_CHARACTERS: Final = 4_000
+HELP_QUESTIONS: Final = frozenset({"help", "help me", "what can you do"})
 
 HELP: Final = """\
 I am the demo agent: no model, just a few rules, and the same answer every time.
@@ -50,20 +46,24 @@ Command: TypeAlias = Callable[[], Iterator[Step]]
 
 def find(text: str) -> Command | None:
     """Return what the first command line of a text asks for."""
-    if HELP_ASKED.fullmatch(text):
-        return lambda: iter(pieces(HELP))
-    for name, number in LINE.findall(text):
-        if command := _command(name.lower(), number):
-            return command
-    return None
+    text = text[:READ_CHARACTERS]
+    if text.strip(" \t\n.!?").lower() in HELP_QUESTIONS:
+        return _help
+    lines = (line.strip(" \t.!").lower() for line in text.splitlines())
+    commands = (_command(line.removeprefix(PREFIX)) for line in lines if line.startswith(PREFIX))
+    return next(filter(None, commands), None)
 
 
-def _command(name: str, number: str) -> Command | None:
-    if number and name == "wait":
-        return lambda: _wait(int(number))
-    if number and name == "count":
-        return lambda: _count(int(number))
-    return None if number else COMMANDS.get(name)
+def _command(said: str) -> Command | None:
+    *name, last = said.split() or [""]
+    if not last.isdecimal():
+        return COMMANDS.get(" ".join([*name, last]))
+    number = int(last[:9])
+    return {"wait": lambda: _wait(number), "count": lambda: _count(number)}.get(" ".join(name))
+
+
+def _help() -> Iterator[Step]:
+    yield from pieces(HELP)
 
 
 def _refuse() -> Iterator[Step]:
@@ -125,6 +125,7 @@ def _count(last: int) -> Iterator[Step]:
 
 
 COMMANDS: Final[dict[str, Command]] = {
+    "help": _help,
     "refuse": _refuse,
     "fail": _fail,
     "fail at once": _fail_at_once,

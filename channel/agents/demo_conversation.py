@@ -1,12 +1,16 @@
 """What the demo agent has heard: the user's texts, and the tools called since the last of them."""
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from msgspec import Struct
 
 from channel.agent import Turn
 from channel.agents.demo_words import count
 from channel.responses.protocol.items import Item, text_of
+
+
+READ_CHARACTERS: Final = 4_000
 
 
 class ToolOutput(Struct, frozen=True):
@@ -17,7 +21,7 @@ class ToolOutput(Struct, frozen=True):
 
 
 class Conversation(Struct, frozen=True):
-    """The conversation up to now; `said` is oldest first."""
+    """The conversation up to now; `said` holds the beginning of each text, oldest first."""
 
     said: Sequence[str]
     called: frozenset[str] = frozenset()
@@ -35,7 +39,7 @@ def read(turn: Turn) -> Conversation:
     items = turn.items
     recent = [*_after_last_user_message(items)]
     return Conversation(
-        said=[text_of(item) for item in items if _is_message(item, "user")],
+        said=[text_of(item)[:READ_CHARACTERS] for item in items if _is_message(item, "user")],
         called=frozenset(item["name"] for item in recent if item.get("type") == "function_call"),
         outputs=[*_outputs(items, recent)],
         instructions=_instructions(turn, items),

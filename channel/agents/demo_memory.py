@@ -9,15 +9,14 @@ from msgspec import Struct
 from channel.agents.demo_words import all_words, clip, content_words, quote, straight
 
 
-READ_CHARACTERS: Final = 4_000
 LISTED_MESSAGES: Final = 5
 
+# Sentences are matched with single spaces in them, as `_sentences` makes them.
 SENTENCE_ENDS: Final = re.compile(
-    r"(?<=[.!?;])\s+|\n+|,?\s+(?:and|but)\s+(?=(?:my|i|i'm|what|what's|who|where|when|how)\b)",
-    re.IGNORECASE,
+    r"(?<=[.!?;]) |,? (?:and|but) (?=(?:my|i|i'm|what|what's|who|where|when|how)\b)", re.IGNORECASE
 )
 COURTESY: Final = re.compile(
-    r"^(?:(?:please|hi|hello|hey|ok|okay|so|well|actually|also|now|and|thanks)\b[\s,!]*)+",
+    r"^(?:(?:please|hi|hello|hey|ok|okay|so|well|actually|also|now|and|thanks)\b[ ,!]*)+",
     re.IGNORECASE,
 )
 QUESTION: Final = re.compile(
@@ -32,15 +31,15 @@ ASKS_FOR_EVERYTHING: Final = re.compile(
 WHO_AM_I: Final = re.compile(r"\bwho am i\b|\bam i called\b", re.IGNORECASE)
 
 REMEMBER: Final = re.compile(
-    r"\b(?:remember|don't forget|do not forget|keep in mind)\b(?:\s+that)?[\s:,]+(.+)",
+    r"\b(?:remember|don't forget|do not forget|keep in mind)\b(?: that)?[ :,]+(.+)",
     re.IGNORECASE,
 )
 NAME: Final = re.compile(
-    r"\b(?i:call me|(?:i am|i'm) called)\s+(\S.*)|\b(?i:i am|i'm)\s+([A-Z]\w*(?: [A-Z]\w*)*)$"
+    r"\b(?i:call me|(?:i am|i'm) called) (\S.*)|\b(?i:i am|i'm) ([A-Z]\w*(?: [A-Z]\w*)*)$"
 )
-MINE: Final = re.compile(r"\bmy\s+(.{1,60}?)\s+(is|are|was|were)\s+(.+)", re.IGNORECASE)
+MINE: Final = re.compile(r"\bmy (.{1,60}?) (is|are|was|were) (.+)", re.IGNORECASE)
 I_DO: Final = re.compile(
-    r"\b(?:i\s+(?:am|live|work|like|love|prefer|hate|study|speak|play|have|own|come|was)|i'm)\s.+",
+    r"\b(?:i (?:am|live|work|like|love|prefer|hate|study|speak|play|have|own|come|was)|i'm) .+",
     re.IGNORECASE,
 )
 
@@ -89,9 +88,10 @@ def recall(said: Sequence[str]) -> list[str]:
 
 
 def _sentences(text: str) -> list[str]:
-    plain = straight(text[:READ_CHARACTERS]).replace("name's ", "name is ")
-    parts = (COURTESY.sub("", part.strip()) for part in SENTENCE_ENDS.split(plain))
-    return [part for part in parts if part]
+    lines = (" ".join(line.split()) for line in straight(text).splitlines())
+    parts = (part for line in lines for part in SENTENCE_ENDS.split(line))
+    plain = (COURTESY.sub("", part.strip()).replace("name's ", "name is ") for part in parts)
+    return [sentence for sentence in plain if sentence]
 
 
 def _is_question(sentence: str) -> bool:
@@ -99,16 +99,21 @@ def _is_question(sentence: str) -> bool:
 
 
 def _note(sentence: str) -> Note | None:
-    if reminder := REMEMBER.search(sentence):
-        text = _to_you(reminder[1])
-        return _note(reminder[1]) or _new_note(text, f"You asked me to remember: {text}.")
+    reminder = REMEMBER.search(sentence)
+    if reminder is None:
+        return _fact(sentence)
+    text = _to_you(reminder[1])
+    return _fact(reminder[1]) or _new_note(text, f"You asked me to remember: {clip(text)}.")
+
+
+def _fact(sentence: str) -> Note | None:
     if name := NAME.search(sentence):
         return _new_note("name", f"Your name is {clip(name[1] or name[2])}.")
     if mine := MINE.search(sentence):
         subject, verb, value = mine.groups()
         return _new_note(subject, f"Your {subject} {verb} {clip(_to_you(value))}.")
     if doing := I_DO.search(sentence):
-        text = _to_you(doing[0])
+        text = clip(_to_you(doing[0]))
         return _new_note(text, f"{text[0].upper()}{text[1:]}.")
     return None
 

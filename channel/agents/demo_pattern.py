@@ -9,7 +9,7 @@ from typing import Final
 
 MAX_LENGTH: Final = 10_000
 MAX_PATTERN: Final = 1_000
-MAX_EXTRA_REPEATS: Final = 200
+FEW_REPEATS: Final = 32
 MAX_DEPTH: Final = 50
 CANDIDATES: Final = (
     "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_ .,:;/@#!?+*=()[]{}"
@@ -32,7 +32,7 @@ def matching(pattern: str, min_length: int = 0) -> str:
     if len(pattern) > MAX_PATTERN:
         raise PatternError(pattern)
     longest = ""
-    for extra in range(min(min_length, MAX_EXTRA_REPEATS) + 1):
+    for extra in (*range(min(min_length, FEW_REPEATS) + 1), min_length):
         text = _Reader(pattern, extra).read()
         longest = max(longest, text, key=len)
         if len(text) >= min_length:

@@ -19,6 +19,7 @@ GENEROUS_STEPS: Final = 300
 MAX_STEPS: Final = 5_000
 MAX_DEPTH: Final = 60
 MAX_LENGTH: Final = 10_000
+MAX_VALUES: Final = 1_000
 KINDS_BY_KEYWORD: Final = {
     "properties": "object",
     "required": "object",
@@ -128,7 +129,7 @@ class _Maker:
 
     def _object(self, schema: Schema, refs: Sequence[str]) -> dict[str, Any]:
         properties = schema.get("properties", {})
-        required = schema.get("required", ())
+        required = dict.fromkeys(schema.get("required", ()))
         # Hand-written tools often leave `required` out and mean all of them.
         wanted = required if "required" in schema or self._is_frugal else properties
         made: dict[str, Any] = {}
@@ -234,7 +235,8 @@ def _kinds(schema: Schema) -> list[str]:
 
 def _allowed_values(schema: Schema) -> list[Any]:
     kinds = _kinds(schema) if "type" in schema else None
-    allowed = [v for v in schema["enum"] if kinds is None or any(_is_a(v, kind) for kind in kinds)]
+    values = schema["enum"][:MAX_VALUES]
+    allowed = [v for v in values if kinds is None or any(_is_a(v, kind) for kind in kinds)]
     if not allowed:
         raise NoInstanceError
     return allowed
@@ -282,8 +284,6 @@ def _numbers(schema: Schema, *, is_integer: bool) -> Iterator[float]:
     low = max(schema.get("minimum", -math.inf), schema.get("exclusiveMinimum", -math.inf))
     high = min(schema.get("maximum", math.inf), schema.get("exclusiveMaximum", math.inf))
     start, sign = (low, 1) if math.isfinite(low) else (high, -1)
-    if not math.isfinite(start):
-        return
     step = Fraction(str(schema.get("multipleOf", 1)))
     if is_integer:
         step = Fraction(step.numerator)  # the least number that is a multiple of it and of 1
@@ -361,7 +361,7 @@ MERGES: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
     **dict.fromkeys(("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"), min),
     "properties": _merged_properties,
     "required": lambda left, right: [*dict.fromkeys([*left, *right])],
-    "enum": lambda left, right: [value for value in left if value in right],
+    "enum": lambda left, right: [value for value in left[:MAX_VALUES] if value in right],
     "type": _shared_kinds,
     "items": _merged,
     "additionalProperties": _merged,

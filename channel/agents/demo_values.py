@@ -8,6 +8,7 @@ from typing import Any, Final
 from channel.agents.demo_words import clip
 
 
+READ_CHARACTERS: Final = 4_000
 PLACES: Final = frozenset({"city", "location", "place", "town", "country", "region", "where"})
 PLACE: Final = re.compile(r"\b(?:in|at|near|for)\s+(?:the\s+)?(?=([^?!.;,\n]+))")
 PLAIN_PLACE: Final = re.compile(r"\bin\s+([\w-]+)")
@@ -39,7 +40,8 @@ class SpokenValues:
     """Values found in a text; each of its numbers is given out once."""
 
     def __init__(self, text: str) -> None:
-        self._text = text[:4_000]
+        self._text = re.sub(r"[^\S\n]+", " ", text[:READ_CHARACTERS])
+        self._folded = self._text.casefold()
         self._numbers = [_number(found) for found in NUMBER.findall(self._text)]
 
     def string(self, name: str) -> str:
@@ -63,8 +65,10 @@ class SpokenValues:
 
     def is_mentioned(self, value: object) -> bool:
         """Tell whether the text holds this value as words of its own."""
-        words = re.escape(str(value).casefold())
-        return re.search(rf"(?<!\w){words}(?!\w)", self._text.casefold()) is not None
+        words = str(value).casefold()
+        if words not in self._folded:
+            return False
+        return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", self._folded) is not None
 
     def choice(self, values: Sequence[Any]) -> Any:
         """Return the first of the values that is mentioned, or else the first."""
@@ -72,8 +76,9 @@ class SpokenValues:
 
     def _assigned(self, name: str) -> str:
         words = re.escape(name).replace("_", "[_ ]")
-        found = re.search(rf"\b{words}\s*(?:=|:|\bis\b)\s*([^,;.?!\n]+)", self._text, re.IGNORECASE)
-        return found[1].strip(" \"'“”") if found and name else ""
+        assigned = rf"\b{words} ?(?:=|:|\bis\b) ?([^,;.?!\n]+)"
+        found = re.search(assigned, self._text, re.IGNORECASE) if name else None
+        return found[1].strip(" \"'“”") if found else ""
 
     def _named(self, name: str) -> str:
         if name.lower() in PLACES:

@@ -46,6 +46,7 @@ def test_two_questions_get_two_answers() -> None:
 
 def test_the_same_text_may_tell_and_ask() -> None:
     assert recall(["My name is Ada. What is my name?"]) == ["Your name is Ada."]
+    assert recall(["My name is Ada.\n What did I tell you?"]) == ["Your name is Ada."]
 
 
 def test_everything_told_is_listed() -> None:
