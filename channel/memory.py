@@ -1,0 +1,156 @@
+"""Ports kept in memory: for tests, first light, and a local server that forgets."""
+
+import time
+from collections.abc import Sequence
+from secrets import token_hex
+from typing import Final
+
+import msgspec
+
+from channel.isolation import IsolationKeys
+from channel.ports import Branch, Clock, NewToken, StoredTurn, StoreError, TurnTooLargeError
+from channel.responses.protocol import ids
+from channel.responses.protocol.items import Item
+from channel.responses.protocol.response import Status
+
+
+MONTH_S: Final = 30 * 24 * 3600.0
+MAX_TURN_BYTES: Final = 64 * 1024 * 1024
+
+_CONTINUABLE: Final = frozenset({Status.COMPLETED, Status.INCOMPLETE})
+_BODY_BYTES: Final = ids.BODY_DIGITS // 2
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(StoredTurn).decode
+
+
+class _Node:
+    """A kept turn: its encoded bytes (None once deleted), and the turn before it."""
+
+    __slots__ = ("data", "expires_at", "parent", "status")
+
+    def __init__(
+        self, data: bytes | None, status: Status, parent: "_Node | None", expires_at: float
+    ) -> None:
+        self.data = data
+        self.status = status
+        self.parent = parent
+        self.expires_at = expires_at
+
+
+class InMemoryResponseStore:
+    """The `ResponseStore` of one process; it keeps encoded bytes, so nothing is shared with a caller."""
+
+    def __init__(
+        self,
+        *,
+        new_token: NewToken = token_hex,
+        clock: Clock = time.time,
+        retention_s: float = MONTH_S,
+    ) -> None:
+        """Keep turns for `retention_s`; a continuation renews those before it."""
+        self._new_token = new_token
+        self._clock = clock
+        self._retention_s = retention_s
+        self._nodes: dict[tuple[IsolationKeys, str], _Node] = {}
+        self._bodies: dict[tuple[IsolationKeys, str], str] = {}
+
+    async def branch(
+        self, keys: IsolationKeys, previous_response_id: str | None, /
+    ) -> Branch | None:
+        """Mint the place of a new turn; None where the history is not whole."""
+        _require_user(keys)
+        body = self._new_token(_BODY_BYTES)
+        if previous_response_id is None:
+            return Branch(body)
+        parent = self._find(keys, previous_response_id)
+        if parent is None or parent.status not in _CONTINUABLE:
+            return None
+        chain = self._chain(parent)
+        if chain is None:
+            return None
+        expires_at = self._clock() + self._retention_s
+        for node in chain:
+            node.expires_at = expires_at
+        return Branch(body, tuple([_turn(node) for node in chain]), parent)
+
+    async def save(self, keys: IsolationKeys, branch: Branch, turn: StoredTurn, /) -> None:
+        """Keep a finished turn; saving it again changes nothing."""
+        _require_user(keys)
+        data = _encode(turn)
+        if len(data) > MAX_TURN_BYTES:
+            raise TurnTooLargeError(f"The turn has {len(data)} bytes.")
+        response, body = turn.response, branch.body
+        known = self._nodes.get((keys, body))
+        if known is not None and (known.data is None or known.status.is_terminal):
+            return
+        if response.id != ids.response_id(body):
+            self._name(keys, response.id, body)
+        parent = branch.place if isinstance(branch.place, _Node) else None
+        expires_at = self._clock() + self._retention_s
+        self._nodes[keys, body] = _Node(data, response.status, parent, expires_at)
+
+    async def get(self, keys: IsolationKeys, response_id: str, /) -> StoredTurn | None:
+        """Return one turn of any status, or None."""
+        node = self._find(keys, response_id)
+        return None if node is None else _turn(node)
+
+    async def turns(self, keys: IsolationKeys, response_id: str, /) -> Sequence[StoredTurn] | None:
+        """Return the turn and all before it, oldest first, or None where any of them is missing."""
+        node = self._find(keys, response_id)
+        chain = None if node is None else self._chain(node)
+        return None if chain is None else [_turn(node) for node in chain]
+
+    async def item(self, keys: IsolationKeys, item_id: str, /) -> Item | None:
+        """Return one item of a completed or incomplete turn."""
+        _require_user(keys)
+        place = ids.item_place(item_id)
+        node = None if place is None else self._alive(self._nodes.get((keys, place.body)))
+        if node is None or node.status not in _CONTINUABLE:
+            return None
+        turn = _turn(node)
+        items = (*turn.input, *turn.response.output)
+        return next((item for item in items if item.get("id") == item_id), None)
+
+    async def delete(self, keys: IsolationKeys, response_id: str, /) -> bool:
+        """Delete a response; what is left of it makes its descendants impossible to continue."""
+        node = self._find(keys, response_id)
+        if node is None:
+            return False
+        node.data = None
+        return True
+
+    def _name(self, keys: IsolationKeys, response_id: str, body: str) -> None:
+        if ids.response_body(response_id) or self._bodies.get((keys, response_id), body) != body:
+            raise StoreError("The custom response id is taken, or looks like a minted one.")
+        self._bodies[keys, response_id] = body
+
+    def _find(self, keys: IsolationKeys, response_id: str) -> _Node | None:
+        _require_user(keys)
+        body = ids.response_body(response_id) or self._bodies.get((keys, response_id))
+        return None if body is None else self._alive(self._nodes.get((keys, body)))
+
+    def _alive(self, node: _Node | None) -> _Node | None:
+        if node is None or node.data is None or node.expires_at < self._clock():
+            return None
+        return node
+
+    def _chain(self, last: _Node) -> list[_Node] | None:
+        chain: list[_Node] = []
+        node: _Node | None = last
+        while node is not None:
+            if self._alive(node) is None:
+                return None
+            chain.append(node)
+            node = node.parent
+        chain.reverse()
+        return chain
+
+
+def _turn(node: _Node) -> StoredTurn:
+    return _decode(node.data or b"")
+
+
+def _require_user(keys: IsolationKeys) -> None:
+    if not keys.user_key:
+        raise ValueError("Storage is partitioned by user: the isolation keys name none.")

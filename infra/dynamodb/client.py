@@ -1,0 +1,188 @@
+"""The DynamoDB client: how it is made, the part of it that is used, and its errors translated, once."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Final, Protocol, TypeVar
+
+from channel.ports import StoreError
+from infra.dynamodb.rows import AttributeValues
+
+
+MAX_CONNECTIONS: Final = 32
+
+_Result = TypeVar("_Result")
+
+
+class Client(Protocol):
+    """What is used of a boto3 DynamoDB client."""
+
+    def get_item(self, **arguments: Any) -> dict[str, Any]: ...
+
+    def put_item(self, **arguments: Any) -> dict[str, Any]: ...
+
+    def update_item(self, **arguments: Any) -> dict[str, Any]: ...
+
+    def delete_item(self, **arguments: Any) -> dict[str, Any]: ...
+
+    def query(self, **arguments: Any) -> dict[str, Any]: ...
+
+
+class ConditionFailedError(StoreError):
+    """A conditional write found another state; nothing was written."""
+
+
+def make_client(region: str | None, endpoint: str | None = None, *, attempts: int = 4) -> Any:
+    """Return a client tuned for Lambda: short time-outs, few attempts, connections kept alive.
+
+    An endpoint over plain http is a local engine, which takes any credentials, so none are looked
+    for; without a region it is given one.
+    """
+    # Imported here, since it takes longer than everything else together.
+    import botocore.session  # noqa: PLC0415
+    from botocore.config import Config  # noqa: PLC0415
+
+    is_local = endpoint is not None and endpoint.startswith("http://")
+    config = Config(
+        connect_timeout=1,
+        read_timeout=3,
+        retries={"mode": "standard", "total_max_attempts": attempts},
+        tcp_keepalive=True,
+        max_pool_connections=MAX_CONNECTIONS,
+    )
+    return botocore.session.Session().create_client(
+        "dynamodb",
+        region_name=region or ("local" if is_local else None),
+        endpoint_url=endpoint,
+        aws_access_key_id="local" if is_local else None,
+        aws_secret_access_key="local" if is_local else None,
+        config=config,
+    )
+
+
+async def call(operation: Callable[..., dict[str, Any]], /, **arguments: Any) -> dict[str, Any]:
+    """Call the client in a thread; raises `StoreError`, or `ConditionFailedError`."""
+    return await asyncio.to_thread(_call, operation, arguments)
+
+
+def _call(operation: Callable[..., dict[str, Any]], arguments: dict[str, Any]) -> dict[str, Any]:
+    # Whoever holds a client has imported botocore already.
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
+    try:
+        return operation(**arguments)
+    except ClientError as error:
+        if error.response["Error"]["Code"] == "ConditionalCheckFailedException":
+            raise ConditionFailedError("The condition of a write failed.") from error
+        raise StoreError("DynamoDB refused or failed a call.") from error
+    except BotoCoreError as error:
+        raise StoreError("DynamoDB could not be reached.") from error
+
+
+async def together(calls: Iterable[Coroutine[Any, Any, _Result]]) -> list[_Result]:
+    """Await all of the calls at once, to their ends, and only then raise the first error of any."""
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    done: list[_Result] = []
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+        done.append(result)
+    return done
+
+
+class Table:
+    """One table: its reads and writes, each a call or, for a Query, as many as there are pages."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        """Take a client; every call of it is made in a thread."""
+        self._client = client
+        self._name = name
+
+    async def get(self, partition: str, sort_key: str, *attributes: str) -> AttributeValues | None:
+        """Read one row, strongly consistent; `attributes` names those wanted, or all."""
+        wanted: dict[str, Any] = {}
+        if attributes:
+            names = {f"#{index}": name for index, name in enumerate(attributes)}
+            wanted = {
+                "ProjectionExpression": ", ".join(names),
+                "ExpressionAttributeNames": names,
+            }
+        found = await self._call(
+            self._client.get_item, partition, sort_key, ConsistentRead=True, **wanted
+        )
+        item: AttributeValues | None = found.get("Item")
+        return item
+
+    async def query(
+        self, partition: str, between: tuple[str, str] | None = None, *, is_strong: bool = False
+    ) -> list[AttributeValues]:
+        """Read the rows of a range of sort keys, or of the whole partition, page by page."""
+        values = {":pk": {"S": partition}}
+        condition = "pk = :pk"
+        if between:
+            condition += " AND sk BETWEEN :first AND :last"
+            values |= {":first": {"S": between[0]}, ":last": {"S": between[1]}}
+        items: list[AttributeValues] = []
+        page: dict[str, Any] = {}
+        while True:
+            found = await call(
+                self._client.query,
+                TableName=self._name,
+                KeyConditionExpression=condition,
+                ExpressionAttributeValues=values,
+                ConsistentRead=is_strong,
+                **page,
+            )
+            items += found["Items"]
+            if "LastEvaluatedKey" not in found:
+                return items
+            page = {"ExclusiveStartKey": found["LastEvaluatedKey"]}
+
+    async def put(
+        self,
+        item: AttributeValues,
+        condition: str | None = None,
+        *,
+        values: AttributeValues | None = None,
+        names: dict[str, str] | None = None,
+    ) -> None:
+        """Write a row, where the condition holds; raises `ConditionFailedError` where it does not."""
+        arguments: dict[str, Any] = {"ConditionExpression": condition} if condition else {}
+        if values:
+            arguments["ExpressionAttributeValues"] = values
+        if names:
+            arguments["ExpressionAttributeNames"] = names
+        await call(self._client.put_item, TableName=self._name, Item=item, **arguments)
+
+    async def update(
+        self,
+        partition: str,
+        sort_key: str,
+        expression: str,
+        *,
+        values: AttributeValues,
+        names: dict[str, str] | None = None,
+    ) -> None:
+        """Change a row that exists; raises `ConditionFailedError` where it does not."""
+        await self._call(
+            self._client.update_item,
+            partition,
+            sort_key,
+            UpdateExpression=expression,
+            ConditionExpression="attribute_exists(pk)",
+            ExpressionAttributeValues=values,
+            **({"ExpressionAttributeNames": names} if names else {}),
+        )
+
+    async def delete(self, partition: str, sort_key: str) -> None:
+        """Remove a row, if it is there."""
+        await self._call(self._client.delete_item, partition, sort_key)
+
+    async def _call(
+        self,
+        operation: Callable[..., dict[str, Any]],
+        partition: str,
+        sort_key: str,
+        **arguments: Any,
+    ) -> dict[str, Any]:
+        key = {"pk": {"S": partition}, "sk": {"S": sort_key}}
+        return await call(operation, TableName=self._name, Key=key, **arguments)

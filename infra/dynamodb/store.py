@@ -1,0 +1,302 @@
+"""`DynamoDBResponseStore`: one Query to continue a thread and one write to keep a turn, at any length.
+
+Everything that decides is in `keys`, `rows` and `codec`; here is the I/O and its order. A turn's own
+row is written last, so a turn is there as a whole or not at all.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from secrets import token_hex
+from typing import Final
+
+from msgspec import Struct
+
+from channel.isolation import IsolationKeys
+from channel.ports import Branch, Clock, NewToken, StoredTurn, StoreError
+from channel.responses.protocol import ids
+from channel.responses.protocol.items import Item
+from infra.dynamodb import codec, keys, rows
+from infra.dynamodb.client import Client, ConditionFailedError, Table, together
+from infra.dynamodb.rows import AttributeValues, Refusal, Rows, TurnRow
+from infra.dynamodb.secret import TenantSecret
+
+
+MONTH_S: Final = 30 * 24 * 3600.0
+MAX_RENEWALS: Final = 100
+MAX_LINEAGE: Final = 8
+"""Lanes that are read each by a Query of its own; with more, one Query reads all turns of the thread."""
+
+# A turn that was begun but not finished may be finished; any other row of that name is this very
+# turn, since its key holds the nonce.
+_IS_NEW: Final = "attribute_not_exists(pk) OR st IN (:queued, :running)"
+_IS_NEW_VALUES: Final[AttributeValues] = {":queued": {"S": "q"}, ":running": {"S": "i"}}
+
+_logger = logging.getLogger(__name__)
+
+
+class _Found(Struct, frozen=True):
+    partition: str
+    node: keys.Node
+
+
+class _Chain(Struct, frozen=True):
+    rows: list[TurnRow]
+    payloads: list[bytes]
+    is_lane_taken: bool = False
+
+    def decode(self, thread: str) -> tuple[StoredTurn, ...]:
+        pairs = zip(self.rows, self.payloads, strict=True)
+        return tuple([row.decode(thread, data) for row, data in pairs])
+
+
+class DynamoDBResponseStore:
+    """The `ResponseStore` in one table; it works in any number of threads, loops and processes."""
+
+    def __init__(
+        self,
+        client: Client,
+        table: str,
+        *,
+        secret: Callable[[], Awaitable[bytes]] | None = None,
+        clock: Clock = time.time,
+        new_token: NewToken = token_hex,
+        retention_s: float = MONTH_S,
+        strict_reads: bool = False,
+        aliases: bool = False,
+    ) -> None:
+        """Take a client of `make_client`; without a `secret`, the table's own is used.
+
+        With `strict_reads`, history is read strongly consistent at once, for twice the price. With
+        `aliases`, response ids of the caller's making are kept, and looked up by one read more.
+        """
+        self._table = Table(client, table)
+        self._secret = secret or TenantSecret(self._table, new_token=new_token)
+        self._clock = clock
+        self._new_token = new_token
+        self._retention_s = retention_s
+        self._strict_reads = strict_reads
+        self._has_aliases = aliases
+
+    async def branch(
+        self, isolation: IsolationKeys, previous_response_id: str | None, /
+    ) -> Branch | None:
+        """Mint the place of a new turn; None where the history is not whole."""
+        keys.require_user(isolation)
+        if previous_response_id is None:
+            place = keys.root_place(self._new_token)
+            return Branch(place.node.body, (), place)
+        found = await self._find(isolation, previous_response_id)
+        chain = found and await self._load(found, look_ahead=1)
+        if not found or not chain:
+            return None
+        await self._renew(found.partition, chain.rows)
+        place = keys.child_place(
+            found.node,
+            chain.rows[-1].lineage,
+            self._new_token,
+            is_lane_taken=chain.is_lane_taken,
+        )
+        turns = await asyncio.to_thread(chain.decode, found.node.thread)
+        return Branch(place.node.body, turns, place)
+
+    async def save(self, isolation: IsolationKeys, branch: Branch, turn: StoredTurn, /) -> None:
+        """Keep a finished turn; saving it again changes nothing."""
+        place = branch.place
+        if not isinstance(place, keys.Place):
+            raise StoreError("The branch is not of this store.")
+        tenant = await self._tenant(isolation)
+        partition = keys.thread_partition(tenant, place.node.thread)
+        parent = place.parent.body if place.parent else None
+        data = await asyncio.to_thread(codec.encode, turn, place.node.body, parent)
+        chunks = codec.split(data)
+        row = TurnRow(
+            place.node.sort_key,
+            rows.STATUS_LETTERS[turn.response.status],
+            self._expiry(),
+            b"" if chunks else data,
+            len(chunks),
+            codec.checksum(data) if chunks else b"",
+            place.parent.sort_key if place.parent else None,
+            place.lineage,
+        )
+        if turn.response.id != ids.response_id(branch.body):
+            await self._name(tenant, turn.response.id, branch.body)
+        await together(map(self._table.put, rows.chunk_items(partition, row, chunks)))
+        with suppress(ConditionFailedError):
+            await self._table.put(rows.turn_item(partition, row), _IS_NEW, values=_IS_NEW_VALUES)
+
+    async def get(self, isolation: IsolationKeys, response_id: str, /) -> StoredTurn | None:
+        """Return one turn of any status, or None."""
+        found = await self._find(isolation, response_id)
+        read = found and await self._read(found)
+        return read[1] if read else None
+
+    async def turns(
+        self, isolation: IsolationKeys, response_id: str, /
+    ) -> Sequence[StoredTurn] | None:
+        """Return the turn and all before it, oldest first, or None where any of them is missing."""
+        found = await self._find(isolation, response_id)
+        chain = found and await self._load(found, look_ahead=0)
+        if not found or not chain:
+            return None
+        return await asyncio.to_thread(chain.decode, found.node.thread)
+
+    async def item(self, isolation: IsolationKeys, item_id: str, /) -> Item | None:
+        """Return one item of a completed or incomplete turn."""
+        place = ids.item_place(item_id)
+        found = place and await self._find(isolation, ids.response_id(place.body))
+        read = found and await self._read(found)
+        if not read or read[0].status not in rows.CONTINUABLE:
+            return None
+        items = (*read[1].input, *read[1].response.output)
+        return next((item for item in items if item.get("id") == item_id), None)
+
+    async def delete(self, isolation: IsolationKeys, response_id: str, /) -> bool:
+        """Delete a response: what is left is a tombstone, which ends every chain through it."""
+        found = await self._find(isolation, response_id)
+        if not found:
+            return False
+        partition, sort_key = found.partition, found.node.sort_key
+        item = await self._table.get(partition, sort_key, "sk", "st", "ttl", "nx", "sum")
+        if item is None:
+            return False
+        row = rows.parse_turn(item)
+        existed = row.is_readable(self._clock())
+        if existed:
+            # The tombstone keeps the names of the chunks: when their deletion is cut off, the
+            # next one finishes it.
+            await self._table.update(
+                partition,
+                sort_key,
+                "SET st = :deleted REMOVE d",
+                values={":deleted": {"S": rows.DELETED}},
+            )
+        await together([self._table.delete(partition, key) for key in row.chunk_keys()])
+        return existed
+
+    async def _tenant(self, isolation: IsolationKeys) -> str:
+        return keys.tenant_tag(await self._secret(), isolation)
+
+    async def _find(self, isolation: IsolationKeys, response_id: str) -> _Found | None:
+        body = ids.response_body(response_id)
+        if body is None and not self._has_aliases:
+            return None
+        tenant = await self._tenant(isolation)
+        if body is None:
+            body = await self._named(tenant, response_id)
+        node = keys.parse_body(body) if body else None
+        return _Found(keys.thread_partition(tenant, node.thread), node) if node else None
+
+    async def _read(self, found: _Found) -> tuple[TurnRow, StoredTurn] | None:
+        item = await self._table.get(found.partition, found.node.sort_key)
+        row = rows.parse_turn(item) if item else None
+        if not item or not row or not row.is_readable(self._clock()):
+            return None
+        items = [item]
+        if row.chunks:
+            between = keys.chunk_range(row.sort_key, row.checksum)
+            items += await self._table.query(found.partition, between, is_strong=True)
+        data = Rows.parse(items).payload(row)
+        if data is None:
+            return None
+        return row, await asyncio.to_thread(row.decode, found.node.thread, data)
+
+    async def _load(self, found: _Found, *, look_ahead: int) -> _Chain | None:
+        # Rows never change once they are written, so an eventually consistent read that holds the
+        # whole chain is right; only one that does not is repeated, once.
+        for is_strong in (True,) if self._strict_reads else (False, True):
+            read = await self._query(found, look_ahead, is_strong=is_strong)
+            chain = self._chain(read, found.node, any_last=not look_ahead)
+            if chain is not Refusal.MAYBE_STALE:
+                return chain if isinstance(chain, _Chain) else None
+        return None
+
+    def _chain(self, read: Rows, node: keys.Node, *, any_last: bool) -> _Chain | Refusal:
+        walked = rows.walk(read.turns, node.sort_key, self._clock(), any_last=any_last)
+        if isinstance(walked, Refusal):
+            return walked
+        payloads = [data for row in walked if (data := read.payload(row)) is not None]
+        if len(payloads) < len(walked):
+            return Refusal.MAYBE_STALE
+        return _Chain(walked, payloads, read.is_taken(node))
+
+    async def _query(self, found: _Found, look_ahead: int, *, is_strong: bool) -> Rows:
+        async def read(between: keys.SortKeys) -> list[AttributeValues]:
+            return await self._table.query(found.partition, between, is_strong=is_strong)
+
+        node = found.node
+        items = await read(keys.lane_range(node.lane, node.seq + look_ahead))
+        last = next((item for item in items if item["sk"]["S"] == node.sort_key), None)
+        lineage = rows.lineage_of(last) if last else ()
+        if len(lineage) > MAX_LINEAGE:
+            items = await read(keys.all_lanes_range())
+        else:
+            for more in await together(map(read, keys.lineage_ranges(lineage))):
+                items += more
+        return Rows.parse(items)
+
+    async def _renew(self, partition: str, chain: list[TurnRow]) -> None:
+        half = self._clock() + self._retention_s / 2
+        due: list[TurnRow] = []
+        updates = 0
+        for row in chain:
+            if row.expires_at < half:
+                updates += 1 + row.chunks
+                if updates > MAX_RENEWALS:
+                    break
+                due.append(row)
+        try:
+            await together([self._renew_row(partition, row) for row in due])
+        except StoreError as error:
+            # The next continuation tries again: there is half a lifetime left.
+            cause = type(error.__cause__ or error).__name__
+            _logger.warning("history was not renewed", extra={"error": cause, "turns": len(due)})
+
+    async def _renew_row(self, partition: str, row: TurnRow) -> None:
+        # A row must not outlive its chunks, so it is the last. What is gone stays gone.
+        with suppress(ConditionFailedError):
+            await together([self._set_expiry(partition, key) for key in row.chunk_keys()])
+            await self._set_expiry(partition, row.sort_key)
+
+    async def _set_expiry(self, partition: str, sort_key: str) -> None:
+        await self._table.update(
+            partition,
+            sort_key,
+            "SET #ttl = :ttl",
+            values={":ttl": {"N": str(self._expiry())}},
+            names={"#ttl": "ttl"},
+        )
+
+    async def _name(self, tenant: str, response_id: str, body: str) -> None:
+        if not self._has_aliases:
+            raise StoreError("Custom response ids are not enabled (`aliases`).")
+        if ids.response_body(response_id):
+            raise StoreError("A custom response id must not look like a minted one.")
+        item: AttributeValues = {
+            "pk": {"S": keys.alias_partition(tenant, response_id)},
+            "sk": {"S": keys.ONLY_ROW},
+            "ttl": {"N": str(self._expiry())},
+            "b": {"S": body},
+        }
+        try:
+            await self._table.put(
+                item,
+                "attribute_not_exists(pk) OR b = :body OR #ttl < :now",
+                values={":body": {"S": body}, ":now": {"N": str(int(self._clock()))}},
+                names={"#ttl": "ttl"},
+            )
+        except ConditionFailedError as error:
+            raise StoreError("The custom response id is taken.") from error
+
+    async def _named(self, tenant: str, response_id: str) -> str | None:
+        item = await self._table.get(keys.alias_partition(tenant, response_id), keys.ONLY_ROW)
+        if item is None or int(item["ttl"]["N"]) < self._clock():
+            return None
+        body: str = item["b"]["S"]
+        return body
+
+    def _expiry(self) -> int:
+        return int(self._clock() + self._retention_s)
