@@ -8,17 +8,17 @@ from functools import cached_property
 from typing import Any, Final
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute, Mount, Route
+from starlette.types import ASGIApp
 
 from channel.agent import Agent, AgentEvent, Turn, as_agent
 from channel.auth import READINESS_PATH, Authentication, Authenticator, DenyAll
 from channel.contract import Channel, ChannelContribution, ChannelRequest, HostedRunResult
 from channel.faults import log_fault
-from channel.http import ErrorReplies, RequestIds, http_exception_reply
+from channel.http import ErrorReplies, RequestIds
 from channel.ports import NewToken
 from channel.responses.protocol.errors import RequestError
 
@@ -55,10 +55,9 @@ class AgentHost:
     def app(self) -> Starlette:
         """The app, built once."""
         contributions = [(channel, channel.contribute(self)) for channel in self.channels]
-        return Starlette(
+        return _App(
             routes=_routes(contributions),
             middleware=self._middleware(),
-            exception_handlers={HTTPException: http_exception_reply},
             lifespan=_lifespan([contribution for _, contribution in contributions]),
         )
 
@@ -95,6 +94,15 @@ class AgentHost:
         ]
 
 
+class _App(Starlette):
+    def build_middleware_stack(self) -> ASGIApp:
+        # Without Starlette's own two layers for errors: `ErrorReplies` answers for all of them.
+        app: ASGIApp = self.router
+        for middleware, args, kwargs in reversed(self.user_middleware):
+            app = middleware(app, *args, **kwargs)
+        return app
+
+
 def _turn(request: ChannelRequest) -> Turn:
     return Turn(
         input=request.input,
@@ -118,11 +126,17 @@ def _routes(contributions: Iterable[tuple[Channel, ChannelContribution]]) -> lis
     # Readiness comes first, so that no channel shadows it.
     routes: list[BaseRoute] = [Route(READINESS_PATH, _readiness, methods=["GET"])]
     for channel, contribution in contributions:
-        if channel.path:
-            routes.append(Mount(channel.path, routes=contribution.routes))
-        else:
-            routes.extend(contribution.routes)
+        routes += [_below(channel.path, route) for route in contribution.routes]
     return routes
+
+
+def _below(path: str, route: BaseRoute) -> BaseRoute:
+    if not path:
+        return route
+    if type(route) is Route:
+        # One match instead of a mount's two; the routes are the same.
+        return Route(path + route.path, route.endpoint, methods=sorted(route.methods or ()))
+    return Mount(path, routes=[route])
 
 
 async def _readiness(_request: Request) -> PlainTextResponse:

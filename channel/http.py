@@ -1,14 +1,12 @@
 """HTTP around the channels: request ids, bodies with a limit, and every error in OpenAI's shape."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextvars import ContextVar
 from typing import Any, Final
 
 import msgspec
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response as HTTPResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from channel.faults import log_fault
@@ -19,6 +17,7 @@ from channel.responses.protocol.errors import RequestError, error_body
 MAX_BODY_BYTES: Final = 6 * 1024 * 1024
 """What a Lambda invocation can carry; larger bodies are a 413 through every door."""
 
+_HAS_BEGUN: Final = "lambda_responses.has_begun"
 _LOG: Final = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 
@@ -30,14 +29,29 @@ class ClientGoneError(Exception):
     """The client closed the connection before its request was complete."""
 
 
-class JSONReply(HTTPResponse):
-    """A JSON body, encoded by msgspec."""
+class JSONReply:
+    """A JSON reply as an ASGI app: a route may return it, and `send_to` it without one."""
 
-    media_type = "application/json"
-
-    def render(self, content: Any) -> bytes:
+    def __init__(
+        self, content: Any, *, status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> None:
         """Encode the content."""
-        return _encode(content)
+        self.status = status
+        self.body = _encode(content)
+        self.headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(self.body)),
+            *((name.encode(), value.encode()) for name, value in (headers or {}).items()),
+        ]
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        """Send the reply."""
+        await self.send_to(send)
+
+    async def send_to(self, send: Send) -> None:
+        """Send the reply."""
+        await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": False})
 
 
 def error_reply(
@@ -50,14 +64,14 @@ def error_reply(
 ) -> JSONReply:
     """Return an error in OpenAI's shape."""
     body = error_body(message, status=status, param=param, code=code)
-    return JSONReply(body, status_code=status, headers=headers)
+    return JSONReply(body, status=status, headers=headers)
 
 
 async def read_body(scope: Scope, receive: Receive) -> bytes:
     """Return the whole body; raises `RequestError` (413) as soon as it is known to be too large."""
-    declared = dict(scope["headers"]).get(b"content-length", b"")
-    if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
-        raise _too_large()
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit() and int(value) > MAX_BODY_BYTES:
+            raise _too_large()
     message = await receive()
     body: bytes = _body_of(message)
     if not message.get("more_body") and len(body) <= MAX_BODY_BYTES:
@@ -71,18 +85,6 @@ async def read_body(scope: Scope, receive: Receive) -> bytes:
     if len(read) > MAX_BODY_BYTES:
         raise _too_large()
     return bytes(read)
-
-
-async def http_exception_reply(_request: Request, error: Exception) -> HTTPResponse:
-    """Return Starlette's own errors (no such route, wrong method) in OpenAI's shape."""
-    if not isinstance(error, HTTPException):
-        raise error
-    said = {
-        404: "Unknown request URL. Please check the URL for typos.",
-        405: "Method not allowed on this URL.",
-    }.get(error.status_code, "The request cannot be served.")
-    code = "unknown_url" if error.status_code == 404 else None  # noqa: PLR2004 - not found
-    return error_reply(said, status=error.status_code, code=code, headers=error.headers)
 
 
 class RequestIds:
@@ -102,10 +104,11 @@ class RequestIds:
         identifier = invocation or f"req_{self._new_token(16)}"
         header = (b"x-request-id", identifier.encode("latin-1", "replace"))
 
-        async def send_named(message: Message) -> None:
+        def send_named(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
+                scope[_HAS_BEGUN] = True
                 message = {**message, "headers": [*message.get("headers", ()), header]}
-            await send(message)
+            return send(message)
 
         token = request_id.set(identifier)
         try:
@@ -126,25 +129,20 @@ class ErrorReplies:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        has_started = False
-
-        async def send_noted(message: Message) -> None:
-            nonlocal has_started
-            has_started = True
-            await send(message)
-
         try:
-            await self._app(scope, receive, send_noted)
+            await self._app(scope, receive, send)
         except ClientGoneError:
             return
         except Exception as error:
             reply = _reply_to(error)
-            if has_started:
+            if _HAS_BEGUN in scope:
                 raise
-            await reply(scope, receive, send)
+            await reply.send_to(send)
 
 
 def _reply_to(error: Exception) -> JSONReply:
+    if isinstance(error, HTTPException):
+        return _routing_reply(error)
     if isinstance(error, RequestError):
         headers = {"www-authenticate": "Bearer"} if error.status == 401 else None  # noqa: PLR2004
         return error_reply(
@@ -161,6 +159,16 @@ def _reply_to(error: Exception) -> JSONReply:
         return error_reply(said, status=503, headers={"x-should-retry": "true"})
     said = f"The server had an error while processing your request. Request id: {request_id.get()}"
     return error_reply(said, status=500)
+
+
+def _routing_reply(error: HTTPException) -> JSONReply:
+    """Return Starlette's own errors: no such route, wrong method."""
+    said = {
+        404: "Unknown request URL. Please check the URL for typos.",
+        405: "Method not allowed on this URL.",
+    }.get(error.status_code, "The request cannot be served.")
+    code = "unknown_url" if error.status_code == 404 else None  # noqa: PLR2004 - not found
+    return error_reply(said, status=error.status_code, code=code, headers=error.headers)
 
 
 def _too_large() -> RequestError:

@@ -134,12 +134,12 @@ class _Create:
         try:
             await turn.run(observer, receive)
         except FailedBeforeReplyError as error:
-            await _failed(error.cause)(scope, receive, send)
+            await _failed(error.cause).send_to(send)
             return
         finally:
             self._measure(turn, started_at, is_stream=is_stream)
         if not is_stream:
-            await _whole(turn)(scope, receive, send)
+            await _whole(turn).send_to(send)
 
     def _measure(self, turn: TurnRun, started_at: float, *, is_stream: bool) -> None:
         if self._telemetry is None:

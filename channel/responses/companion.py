@@ -1,10 +1,12 @@
 """What runs beside a turn while its agent waits: the end of the grace, and the client's going away."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, TypeVar
 
 from starlette.types import Receive
+
+from channel.responses.stepping import Before, resumed
 
 
 _Event = TypeVar("_Event")
@@ -20,28 +22,36 @@ class Companion:
         self._receive = receive
         self._end_grace = end_grace
         self._grace_s = grace_s
+        self._turn: asyncio.Task[Any] | None = None
+        self._is_waiting = False
         self._watch: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._ending: asyncio.Future[None] | None = None
-        self._waiting: asyncio.Task[object] | None = None
         self.is_client_gone = False
 
-    async def attend(self, step: Awaitable[_Event]) -> _Event | None:
-        """Wait for the agent's next event; None where the client went away instead."""
-        if self._watch is None:
+    @property
+    def has_begun(self) -> bool:
+        """Whether the agent ever waited."""
+        return self._watch is not None
+
+    async def wait(
+        self, step: Generator[Any, Any, _Event], parked: Any, before: Before | None
+    ) -> _Event | None:
+        """Wait for the agent's next event (`resumed`); None where the client went away instead."""
+        if self._turn is None:
             self._begin()
-        waiting = self._waiting = asyncio.current_task()
+        self._is_waiting = True
         try:
-            return await step
+            return await resumed(step, parked, before)
         except asyncio.CancelledError:
             if not self.is_client_gone:
                 raise
             return None
         finally:
-            self._waiting = None
-            if self.is_client_gone and waiting is not None:
+            self._is_waiting = False
+            if self.is_client_gone and self._turn is not None:
                 # The cancellation was ours, whatever the agent made of it.
-                waiting.uncancel()
+                self._turn.uncancel()
 
     async def dismiss(self) -> None:
         """End what runs beside the turn; a write that has begun is finished."""
@@ -55,6 +65,7 @@ class Companion:
 
     def _begin(self) -> None:
         loop = asyncio.get_running_loop()
+        self._turn = asyncio.current_task()
         self._watch = loop.create_task(self._watch_client())
         self._timer = loop.call_later(self._grace_s, self._on_grace_end)
 
@@ -65,5 +76,5 @@ class Companion:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self.is_client_gone = True
-        if self._waiting is not None:
-            self._waiting.cancel()
+        if self._is_waiting and self._turn is not None:
+            self._turn.cancel()

@@ -1,6 +1,6 @@
 """Observers: what becomes of a turn's stream events. SSE is one; here are the contract and nobody."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Protocol
 
 from channel.responses.protocol.events import StreamEvent
@@ -19,7 +19,7 @@ class Observer(Protocol):
         """Whether nobody reads any more."""
         ...
 
-    def take(self, events: Iterable[StreamEvent], /) -> bool:
+    def take(self, events: Sequence[StreamEvent], /) -> bool:
         """Add events; return whether they should be flushed now."""
         ...
 
@@ -38,7 +38,7 @@ class Unobserved:
     has_ready = False
     is_gone = False
 
-    def take(self, _events: Iterable[StreamEvent], /) -> bool:
+    def take(self, _events: Sequence[StreamEvent], /) -> bool:
         """Drop the events."""
         return False
 

@@ -90,15 +90,12 @@ class ResponseOperations:
         history = history_of(branch.turns)
         items = await self._dereferenced(caller, items, history)
         given_input.require_paired_calls(history, items)
+        _require_room(items)
+        items = given_input.with_ids(items, branch.body, {item["id"] for item in history})
         response = self._initial(request, branch)
-        asked = await self._hooked(
-            self._channel_request(caller, request, response, history, items), body
-        )
-        turn_input = given_input.with_ids(
-            asked.input, branch.body, taken={item["id"] for item in history}
-        )
-        _require_room(turn_input)
-        asked = replace(asked, input=turn_input)
+        asked = self._channel_request(caller, request, response, history, items)
+        if self._options.run_hook is not None:
+            asked = await self._hooked(self._options.run_hook, asked, branch, body)
         return request, self._turn(asked, response, branch, request_id=request_id)
 
     async def retrieve(self, caller: Caller, response_id: str) -> Response:
@@ -159,14 +156,15 @@ class ResponseOperations:
 
     def _initial(self, request: CreateResponse, branch: Branch) -> Response:
         factory = self._options.response_id_factory
-        given = {name: value for name in _ECHOED if (value := getattr(request, name)) is not None}
-        tier = request.service_tier
+        given = msgspec.to_builtins(request)
+        echoed = {name: value for name, value in given.items() if name in _ECHOED}
+        if request.service_tier in (None, "auto"):
+            echoed["service_tier"] = "default"
         return Response(
             id=factory(request.previous_response_id) if factory else ids.response_id(branch.body),
             created_at=int(self._clock()),
             model=request.model or self._options.model,
-            service_tier=tier if tier and tier != "auto" else "default",
-            **given,
+            **echoed,
         )
 
     def _channel_request(
@@ -205,16 +203,18 @@ class ResponseOperations:
             identity=ChannelIdentity(self._options.name, who) if who else None,
         )
 
-    async def _hooked(self, asked: ChannelRequest, body: bytes) -> ChannelRequest:
-        hook = self._options.run_hook
-        if hook is None:
-            return asked
-        return await apply_run_hook(
+    async def _hooked(
+        self, hook: ChannelRunHook, asked: ChannelRequest, branch: Branch, body: bytes
+    ) -> ChannelRequest:
+        """Return what the hook made of the request; new input items get ids like those before."""
+        changed = await apply_run_hook(
             hook,
             asked,
             target=self._context.target,
             protocol_request=msgspec.json.decode(body),
         )
+        taken = {item["id"] for item in changed.history}
+        return replace(changed, input=given_input.with_ids(changed.input, branch.body, taken))
 
     def _turn(
         self,
@@ -248,12 +248,9 @@ class ResponseOperations:
         )
 
 
-_ECHOED: Final = tuple(
-    sorted(
-        (set(Response.__struct_fields__) & set(CreateResponse.__struct_fields__))
-        - {"background", "model", "service_tier"}
-    )
-)
+_ECHOED: Final = frozenset(Response.__struct_fields__) & frozenset(
+    CreateResponse.__struct_fields__
+) - {"background", "model"}
 
 
 def history_of(turns: Iterable[StoredTurn]) -> list[Item]:

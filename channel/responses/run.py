@@ -28,11 +28,12 @@ from channel.http import ClientGoneError
 from channel.ports import Clock, StoredTurn, StoreError, TurnTooLargeError
 from channel.responses.companion import Companion
 from channel.responses.observing import Observer
+from channel.responses.protocol.events import StreamEvent
 from channel.responses.protocol.items import Item
 from channel.responses.protocol.response import Response, ResponseFailure, Status
 from channel.responses.protocol.stream import ResponseStream
 from channel.responses.saying import say
-from channel.responses.stepping import eagerly, resumed
+from channel.responses.stepping import eagerly
 
 
 _LOG: Final = logging.getLogger(__name__)
@@ -102,8 +103,9 @@ class TurnRun:
         """
         observer.take(self._stream.start())
         companion = Companion(receive, lambda: self._end_grace(observer), self._grace_s)
+        failure: ResponseFailure | None = None
         try:
-            await self._listen(observer, companion)
+            await self._forward_all(observer, companion)
         except asyncio.CancelledError:
             # The server stops: what was said so far is kept as what it is.
             if self._is_committed:
@@ -112,22 +114,16 @@ class TurnRun:
         except Exception as error:
             if not (self._is_committed or companion.is_client_gone):
                 raise FailedBeforeReplyError(error) from error
-            failure = None if companion.is_client_gone else self._failure(error)
-        else:
-            failure = None
+            if not companion.is_client_gone:
+                failure = self._failure(error)
         finally:
-            await companion.dismiss()
-        await self._finish(observer, failure, is_cut=companion.is_client_gone or observer.is_gone)
-
-    async def _finish(
-        self, observer: Observer, failure: ResponseFailure | None, *, is_cut: bool
-    ) -> None:
-        if is_cut and not self._is_committed:
+            if companion.has_begun:
+                await companion.dismiss()
+        if companion.is_client_gone and not self._is_committed:
             raise ClientGoneError
-        if failure is not None:
-            await self._conclude(observer, Status.FAILED, failure=failure)
-        else:
-            await self._conclude(observer, Status.CANCELLED if is_cut else Status.COMPLETED)
+        is_cut = companion.is_client_gone or observer.is_gone
+        status = Status.FAILED if failure else Status.CANCELLED if is_cut else Status.COMPLETED
+        await self._conclude(observer, status, failure=failure)
         await observer.close()
 
     async def _end_grace(self, observer: Observer) -> None:
@@ -136,36 +132,38 @@ class TurnRun:
             self._is_committed = True
             await observer.flush()
 
-    async def _listen(self, observer: Observer, companion: Companion) -> None:
-        """Forward the agent's events until it ends, is cut off, or finishes the response."""
-        try:
-            await self._forward_all(observer, companion)
-        except StopAsyncIteration:
-            self._is_committed = True
-        finally:
-            await _close(self._events)
-
     async def _forward_all(self, observer: Observer, companion: Companion) -> None:
-        advance, stream, transform = self._events.__anext__, self._stream, self._hooks.transform
-        while not (stream.is_settled or companion.is_client_gone or observer.is_gone):
-            step: Any = advance().__await__()
-            try:
-                parked = step.send(None)
-            except StopIteration as ready:
-                event = ready.value
-            else:
-                before = observer.flush if self._is_committed and observer.has_ready else None
-                event = await companion.attend(resumed(step, parked, before))
-                if companion.is_client_gone:
-                    return
-            if transform is not None and (event := await settled(transform(event))) is None:
-                continue
-            caused = say(stream, event, self._now)
-            if self.first_event_at is None:
-                self._is_committed = True
-                self.first_event_at = asyncio.get_running_loop().time()
-            if observer.take(caused):
-                await observer.flush()
+        """Forward the agent's events until it ends, is cut off, or finishes the response."""
+        stream, transform, advance = self._stream, self._hooks.transform, self._events.__anext__
+        is_exhausted = False
+        try:
+            while not (stream.is_settled or companion.is_client_gone or observer.is_gone):
+                step: Any = advance().__await__()
+                try:
+                    parked = step.send(None)
+                except StopIteration as ready:
+                    event = ready.value
+                else:
+                    before = observer.flush if self._is_committed and observer.has_ready else None
+                    event = await companion.wait(step, parked, before)
+                    if companion.is_client_gone:
+                        return
+                if transform is not None and (event := await settled(transform(event))) is None:
+                    continue
+                caused = stream.text_delta(event) if type(event) is str else self._say(event)
+                if self.first_event_at is None:
+                    self._is_committed = True
+                    self.first_event_at = asyncio.get_running_loop().time()
+                if observer.take(caused):
+                    await observer.flush()
+        except StopAsyncIteration:
+            is_exhausted = self._is_committed = True
+        finally:
+            if not is_exhausted:
+                await _close(self._events)
+
+    def _say(self, event: AgentEvent) -> list[StreamEvent]:
+        return say(self._stream, event, self._now)
 
     async def _conclude(
         self, observer: Observer, status: Status, *, failure: ResponseFailure | None = None

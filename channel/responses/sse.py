@@ -1,7 +1,7 @@
 """The SSE observer: stream events as bytes, written together when they are ready together."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -40,6 +40,7 @@ class SSEWriter:
         self._keepalive_s = keepalive_s
         self._loop = asyncio.get_running_loop()
         self._lock = asyncio.Lock()
+        self.has_ready = False
         self._ready: list[bytes] = []
         self._size = 0
         self._has_head = False
@@ -50,12 +51,7 @@ class SSEWriter:
         self._beat: asyncio.Task[None] | None = None
         self.is_gone = False
 
-    @property
-    def has_ready(self) -> bool:
-        """Whether there is something to flush."""
-        return bool(self._ready)
-
-    def take(self, events: Iterable[StreamEvent]) -> bool:
+    def take(self, events: Sequence[StreamEvent], /) -> bool:
         """Add events to what is ready; return whether it should be flushed now."""
         is_due = False
         for event in events:
@@ -68,39 +64,54 @@ class SSEWriter:
                 data = frame(event)
             self._ready.append(data)
             self._size += len(data)
+            self.has_ready = True
             self._taken = event.sequence_number
         return is_due or self._size >= MAX_BATCH_BYTES
 
     async def flush(self) -> None:
         """Write what is ready."""
-        async with self._lock:
-            for batch in await self._begin():
-                await self._write({"type": "http.response.body", "body": batch, "more_body": True})
+        await self._lock.acquire()
+        try:
+            if not self._has_head:
+                await self._write_head()
+            for batch in self._batches():
+                await self._write(batch)
+        finally:
+            self._lock.release()
 
     async def close(self) -> None:
         """Write what is ready and end the stream; nothing follows."""
         if self._timer is not None:
             self._timer.cancel()
         self._ready.append(_DONE)
+        self._size += len(_DONE)
         async with self._lock:
-            *batches, last = await self._begin()
+            if not self._has_head:
+                await self._write_head()
+            *batches, last = self._batches()
             for batch in batches:
-                await self._write({"type": "http.response.body", "body": batch, "more_body": True})
-            await self._write({"type": "http.response.body", "body": last, "more_body": False})
+                await self._write(batch)
+            await self._write(last, is_last=True)
 
-    async def _begin(self) -> list[bytes]:
-        """Take what is ready, in batches, after the head of the reply is out."""
-        ready, self._ready, self._size = self._ready, [], 0
+    def _batches(self) -> Sequence[bytes]:
+        """Take what is ready, as few writes of whole events."""
+        ready, size = self._ready, self._size
+        self._ready, self._size, self.has_ready = [], 0, False
         self._told = self._taken
-        if not self._has_head:
-            self._has_head = True
-            head = {"type": "http.response.start", "status": 200, "headers": [*_HEADERS]}
-            await self._write(head)
-            if self._keepalive_s:
-                self._timer = self._loop.call_later(self._keepalive_s, self._keep_alive)
-        return _batches(ready)
+        return (b"".join(ready),) if size <= MAX_BATCH_BYTES else _split(ready)
 
-    async def _write(self, message: Message) -> None:
+    async def _write_head(self) -> None:
+        self._has_head = True
+        head = {"type": "http.response.start", "status": 200, "headers": [*_HEADERS]}
+        await self._send_unless_gone(head)
+        if self._keepalive_s:
+            self._timer = self._loop.call_later(self._keepalive_s, self._keep_alive)
+
+    async def _write(self, data: bytes, *, is_last: bool = False) -> None:
+        message = {"type": "http.response.body", "body": data, "more_body": not is_last}
+        await self._send_unless_gone(message)
+
+    async def _send_unless_gone(self, message: Message) -> None:
         if self.is_gone:
             return
         self._written_at = self._loop.time()
@@ -118,12 +129,14 @@ class SSEWriter:
         self._timer = self._loop.call_later(self._keepalive_s - idle_s, self._keep_alive)
 
     async def _write_beat(self) -> None:
-        beat = b'event: keepalive\ndata: {"type":"keepalive","sequence_number":%d}\n\n' % self._told
         async with self._lock:
-            await self._write({"type": "http.response.body", "body": beat, "more_body": True})
+            await self._write(
+                b'event: keepalive\ndata: {"type":"keepalive","sequence_number":%d}\n\n'
+                % self._told
+            )
 
 
-def _batches(frames: list[bytes]) -> list[bytes]:
+def _split(frames: Iterable[bytes]) -> list[bytes]:
     batches: list[bytes] = []
     batch: list[bytes] = []
     size = 0
@@ -133,6 +146,5 @@ def _batches(frames: list[bytes]) -> list[bytes]:
             batch, size = [], 0
         batch.append(data)
         size += len(data)
-    if batch:
-        batches.append(b"".join(batch))
+    batches.append(b"".join(batch))
     return batches

@@ -1,6 +1,7 @@
 """Input items: from what clients send to one normal form, with ids, references and calls resolved."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal
 
@@ -124,22 +125,23 @@ def with_ids(items: Iterable[Item], body: str, taken: set[str]) -> list[Item]:
 
 def require_paired_calls(history: Sequence[Item], given: Sequence[Item]) -> None:
     """Refuse an output without its call, and a call that is left without an output (400, `input`)."""
-    calls = _call_ids(history, "function_call") | _call_ids(given, "function_call")
-    outputs = _call_ids(given, "function_call_output")
+    calls: dict[str, None] = {}  # a dict keeps the order, so that the first offender is named
+    outputs: dict[str, None] = {}
+    for item in chain(history, given):
+        if item["type"] == "function_call":
+            calls[item["call_id"]] = None
+        elif item["type"] == "function_call_output":
+            outputs[item["call_id"]] = None
+    if calls.keys() == outputs.keys():
+        return
     for call_id in outputs:
         if call_id not in calls:
             msg = f"No tool call found for function call output with call_id {call_id}."
             raise RequestError(msg, param="input")
-    answered = outputs | _call_ids(history, "function_call_output")
     for call_id in calls:
-        if call_id not in answered:
+        if call_id not in outputs:
             msg = f"No tool output found for function call {call_id}."
             raise RequestError(msg, param="input")
-
-
-def _call_ids(items: Sequence[Item], item_type: str) -> dict[str, None]:
-    # A dict keeps the order, so that the first offender is the one that is named.
-    return {item["call_id"]: None for item in items if item["type"] == item_type}
 
 
 def _item(given: dict[str, Any], where: str) -> Item:

@@ -29,7 +29,7 @@ _Metadata = Annotated[
 ]
 
 
-class CreateResponse(Struct, frozen=True):
+class CreateResponse(Struct, frozen=True, omit_defaults=True):
     """The fields of `POST /responses` besides `input` (OpenAI's OpenAPI 2.3.0 `CreateResponse`)."""
 
     model: str | None = None
@@ -176,6 +176,8 @@ def _require_supported(request: CreateResponse) -> None:
 
 
 def _with_normal_fields(request: CreateResponse) -> CreateResponse:
+    if not (request.tools or request.tool_choice or request.text or request.reasoning):
+        return request
     tools = [_tool(tool, f"tools[{i}]") for i, tool in enumerate(request.tools or ())]
     return msgspec.structs.replace(
         request,

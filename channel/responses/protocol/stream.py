@@ -89,6 +89,7 @@ class ResponseStream:
     ) -> None:
         """Begin with the resource as created; nothing is emitted yet."""
         self.response = initial
+        self.is_settled = False  # the outcome is decided: the agent has no more to say
         self.sequence_number = 0
         self._body = body
         self._position = position
@@ -101,11 +102,6 @@ class ResponseStream:
         self._call_ids: set[str] = set()
         self._usage: ResponseUsage | None = None
         self._is_ended = False
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether the outcome is decided, so that the agent has no more to say."""
-        return self.response.status.is_terminal
 
     def start(self) -> list[StreamEvent]:
         """Return `response.created` and `response.in_progress`."""
@@ -282,6 +278,7 @@ class ResponseStream:
             caused += self._item_done(activity, activity.done(self._next, None, None))
         self._running.clear()
         answered = status in (Status.COMPLETED, Status.INCOMPLETE)
+        self.is_settled = True
         self.response = msgspec.structs.replace(
             self.response,
             status=status,

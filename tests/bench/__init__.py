@@ -1,0 +1,1 @@
+"""Benchmarks (`make bench`): always ratios to a floor in the same run, never bare times."""
