@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
+from types import coroutine
 from typing import Any, TypeVar
 
 from starlette.types import Receive
@@ -34,15 +35,16 @@ class Companion:
         """Whether the agent ever waited."""
         return self._watch is not None
 
-    async def wait(
+    @coroutine
+    def wait(
         self, step: Generator[Any, Any, _Event], parked: Any, before: Before | None
-    ) -> _Event | None:
+    ) -> Generator[Any, Any, _Event | None]:
         """Wait for the agent's next event (`resumed`); None where the client went away instead."""
         if self._turn is None:
             self._begin()
         self._is_waiting = True
         try:
-            return await resumed(step, parked, before)
+            return (yield from resumed(step, parked, before))
         except asyncio.CancelledError:
             if not self.is_client_gone:
                 raise

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -49,6 +50,7 @@ class SSEWriter:
         self._written_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._beat: asyncio.Task[None] | None = None
+        self._is_closing = False
         self.is_gone = False
 
     def take(self, events: Sequence[StreamEvent], /) -> bool:
@@ -75,23 +77,28 @@ class SSEWriter:
             if not self._has_head:
                 await self._write_head()
             for batch in self._batches():
-                await self._write(batch)
+                await self._send({"type": "http.response.body", "body": batch, "more_body": True})
+            self._written_at = self._loop.time()
+        except OSError:
+            self._lose_client()
         finally:
             self._lock.release()
 
     async def close(self) -> None:
         """Write what is ready and end the stream; nothing follows."""
+        self._is_closing = True
         if self._timer is not None:
             self._timer.cancel()
         self._ready.append(_DONE)
         self._size += len(_DONE)
-        async with self._lock:
-            if not self._has_head:
-                await self._write_head()
-            *batches, last = self._batches()
-            for batch in batches:
-                await self._write(batch)
-            await self._write(last, is_last=True)
+        await self.flush()
+        with suppress(OSError):
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _lose_client(self) -> None:
+        """Write nothing any more; what the run does about it is not the writer's business."""
+        self.is_gone = True
+        self._send = _send_nowhere
 
     def _batches(self) -> Sequence[bytes]:
         """Take what is ready, as few writes of whole events."""
@@ -103,23 +110,9 @@ class SSEWriter:
     async def _write_head(self) -> None:
         self._has_head = True
         head = {"type": "http.response.start", "status": 200, "headers": [*_HEADERS]}
-        await self._send_unless_gone(head)
+        await self._send(head)
         if self._keepalive_s:
             self._timer = self._loop.call_later(self._keepalive_s, self._keep_alive)
-
-    async def _write(self, data: bytes, *, is_last: bool = False) -> None:
-        message = {"type": "http.response.body", "body": data, "more_body": not is_last}
-        await self._send_unless_gone(message)
-
-    async def _send_unless_gone(self, message: Message) -> None:
-        if self.is_gone:
-            return
-        self._written_at = self._loop.time()
-        try:
-            await self._send(message)
-        except OSError:
-            # The client went away: what the run does about it is not the writer's business.
-            self.is_gone = True
 
     def _keep_alive(self) -> None:
         idle_s = self._loop.time() - self._written_at
@@ -129,11 +122,14 @@ class SSEWriter:
         self._timer = self._loop.call_later(self._keepalive_s - idle_s, self._keep_alive)
 
     async def _write_beat(self) -> None:
-        async with self._lock:
-            await self._write(
-                b'event: keepalive\ndata: {"type":"keepalive","sequence_number":%d}\n\n'
-                % self._told
-            )
+        if not (self.has_ready or self._is_closing):
+            beat = b'{"type":"keepalive","sequence_number":%d}' % self._told
+            self._ready.append(b"event: keepalive\ndata: %b\n\n" % beat)
+            await self.flush()
+
+
+async def _send_nowhere(_message: Message) -> None:
+    """Stand in for the `send` of a client that is gone."""
 
 
 def _split(frames: Iterable[bytes]) -> list[bytes]:

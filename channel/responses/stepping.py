@@ -1,13 +1,13 @@
 """Awaiting so that what is ready can be written first, and only where there is something to wait for."""
 
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import coroutine
 from typing import Any, TypeVar
 
 
 _Value = TypeVar("_Value")
 
-Before = Callable[[], Awaitable[None]]
+Before = Callable[[], Coroutine[Any, Any, None]]
 
 
 async def eagerly(awaitable: Awaitable[_Value], before: Before) -> _Value:
@@ -34,7 +34,7 @@ def resumed(
     try:
         if before is not None:
             try:
-                yield from before().__await__()
+                yield from before()
             except BaseException as error:  # noqa: BLE001 - passed on to where it belongs
                 parked = step.throw(error)
         while True:

@@ -25,11 +25,11 @@ async def yielding() -> AsyncIterator[str]:
 SOURCES = {"burst": burst, "yielding": yielding}
 
 
-async def echo(turn: Turn) -> AsyncIterator[str]:
+def echo(turn: Turn) -> AsyncIterator[str]:
     """Answer with the input, or with the deltas that the model's name asks for."""
     source = SOURCES.get(turn.model)
-    if source is None:
-        yield turn.text
-        return
-    async for delta in source():
-        yield delta
+    return source() if source else _once(turn.text)
+
+
+async def _once(text: str) -> AsyncIterator[str]:
+    yield text

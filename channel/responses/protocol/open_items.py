@@ -34,9 +34,14 @@ class Message:
         return [ev.ContentPartAdded(number(), *self._at(), self._part(""))]
 
     def delta(self, number: int, text: str) -> StreamEvent:
+        if self.kind == "output_text":
+            return self.text_delta(number, text)
         self._text.append(text)
-        kind = ev.OutputTextDelta if self.kind == "output_text" else ev.RefusalDelta
-        return kind(number, self.item_id, self.index, len(self._done), text)
+        return ev.RefusalDelta(number, self.item_id, self.index, len(self._done), text)
+
+    def text_delta(self, number: int, text: str) -> StreamEvent:
+        self._text.append(text)
+        return ev.OutputTextDelta(number, self.item_id, self.index, len(self._done), text)
 
     def annotate(self, number: Next, annotation: dict[str, Any]) -> StreamEvent:
         self._annotations.append(annotation)

@@ -112,11 +112,14 @@ class ResponseStream:
 
     def text_delta(self, text: str) -> list[StreamEvent]:
         """Append to the answer's text."""
-        part = self._open
+        message = self._open
+        if type(message) is not Message or message.kind != "output_text" or not text:
+            return self._message_delta("output_text", text)
         # The hot path: one more delta of the text part that is open already.
-        if type(part) is Message and part.kind == "output_text" and text:
-            return [part.delta(self._next(), _encodable(text))]
-        return self._message_delta("output_text", text)
+        number = self.sequence_number
+        event = message.text_delta(number, text if text.isascii() else _encodable(text))
+        self.sequence_number = number + 1
+        return [event]
 
     def refusal_delta(self, text: str) -> list[StreamEvent]:
         """Append to a refusal."""
