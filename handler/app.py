@@ -85,7 +85,7 @@ def _store(settings: Settings, client: Any) -> ResponseStore:
     return DynamoDBResponseStore(
         client,
         settings.table_name,
-        retention_days=settings.retention_days,
+        retention_s=settings.retention_days * 24 * 3600.0,
         strict_reads=settings.strict_reads,
     )
 

@@ -9,10 +9,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from handler.app import create_app
+from handler.local import engine
 from handler.mount import BufferedMount
-from infra.settings import Settings, SettingsError
+from infra.api_keys import create_key
+from infra.dynamodb.client import make_client
+from infra.settings import LOCAL_TABLE, Settings, SettingsError
 from tests.handler.events import DOORS, Context, function_url
 
 
@@ -66,6 +70,21 @@ def test_with_nothing_configured_nobody_gets_in_but_the_health_check(key: str) -
         ready = handler(function_url("GET", "/readiness"), Context())
 
     assert (refused["statusCode"], ready["statusCode"]) == (401, 200)
+
+
+def test_with_a_table_its_keys_get_in_and_the_development_keys_do_not() -> None:
+    with engine(Settings()) as local:
+        client = make_client(local.region, local.dynamodb_endpoint)
+        key = asyncio.run(create_key(client, LOCAL_TABLE, "acme"))
+        settings = replace(local, has_development_keys=False, on_lambda=True)
+        with mounted(settings) as handler:
+            answers = [
+                handler(post(function_url, CREATE, given), Context())
+                for given in (key, "dev-alpha")
+            ]
+        client.close()
+
+    assert [answer["statusCode"] for answer in answers] == [200, 401]
 
 
 def test_a_key_that_is_no_development_key_is_refused() -> None:

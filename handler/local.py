@@ -1,0 +1,123 @@
+"""The local server: uvicorn on 127.0.0.1, an embedded DynamoDB engine and two development keys."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from socket import create_server, socket
+
+import uvicorn
+from botocore.exceptions import BotoCoreError, ClientError
+from msgspec.structs import replace
+
+from handler.app import DEVELOPMENT_KEYS, create_app
+from infra.dynamodb.client import create_table, make_client
+from infra.logs import log_readably
+from infra.settings import LOCAL_TABLE, Settings, SettingsError
+
+
+HOST = "127.0.0.1"
+DEMO_DELAY_S = 0.03
+
+
+def serve(settings: Settings) -> None:
+    """Serve until Ctrl-C; raises `SettingsError` where that cannot work."""
+    log_readably(settings)
+    with listening(settings.port) as listener, engine(settings) as local:
+        server = uvicorn.Server(
+            uvicorn.Config(
+                create_app(local), log_level="warning", lifespan="on", timeout_graceful_shutdown=2
+            )
+        )
+        sys.stdout.write(banner(local, listener.getsockname()[1]))
+        sys.stdout.flush()
+        try:
+            server.run(sockets=[listener])
+        except KeyboardInterrupt:  # uvicorn has shut down and passes the signal on
+            sys.stdout.write("\nStopped.\n")
+
+
+@contextmanager
+def listening(port: int) -> Iterator[socket]:
+    """Listen from now on, so that nobody who reads the banner is too early."""
+    try:
+        listener = create_server((HOST, port))
+    except OSError as error:
+        reason = os.strerror(error.errno or 0).lower()
+        msg = f"The setting PORT is {port}, but that port cannot be used ({reason}): name a free one, or 0 for any."
+        raise SettingsError(msg) from error
+    with listener:
+        yield listener
+
+
+@contextmanager
+def engine(settings: Settings, host: str = HOST) -> Iterator[Settings]:
+    """Start a DynamoDB engine in this process, unless the settings name one, and make the table."""
+    local = replace(
+        settings,
+        table_name=settings.table_name or LOCAL_TABLE,
+        region=settings.region or "us-east-1",  # no engine looks at it, but moto wants a real one
+        has_development_keys=True,
+        demo_delay_s=DEMO_DELAY_S if settings.demo_delay_s is None else settings.demo_delay_s,
+    )
+    if settings.dynamodb_endpoint is not None:
+        _make_table(local)
+        yield local
+        return
+    from moto.server import ThreadedMotoServer  # noqa: PLC0415 - only where it is needed: it is slow
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    embedded = ThreadedMotoServer(host, port=0, verbose=False)
+    embedded.start()
+    _, port = embedded.get_host_and_port()
+    try:
+        local = replace(local, dynamodb_endpoint=f"http://{host}:{port}")
+        _make_table(local)
+        yield local
+    finally:
+        embedded.stop()
+
+
+def _make_table(settings: Settings) -> None:
+    try:
+        create_table(
+            make_client(settings.region, settings.dynamodb_endpoint, attempts=1),
+            settings.table_name or LOCAL_TABLE,
+        )
+    except (BotoCoreError, ClientError) as error:
+        msg = f"The setting DYNAMODB_ENDPOINT is {settings.dynamodb_endpoint!r}, but no table could be made there: {str(error).splitlines()[0]}"
+        raise SettingsError(msg) from error
+
+
+def banner(settings: Settings, port: int) -> str:
+    """Return what the server says at its start."""
+    base_url = f"http://{HOST}:{port}/v1"
+    keys = " and ".join(f"{key} ({who.name})" for key, who in DEVELOPMENT_KEYS.items())
+    return f"""\
+lambda-responses is listening on {base_url}
+
+  agent  {settings.agent}
+  keys   {keys}: two tenants, apart from each other
+  data   {settings.dynamodb_endpoint}, table {settings.table_name}
+
+With curl:
+
+  curl -s {base_url}/responses -H 'Authorization: Bearer dev-alpha' \\
+    -H 'Content-Type: application/json' -d '{{"model": "{settings.model_name}", "input": "Hello!"}}'
+
+With Python (pip install openai):
+
+  from openai import OpenAI
+
+  client = OpenAI(base_url="{base_url}", api_key="dev-alpha")
+  first = client.responses.create(model="{settings.model_name}", input="My name is Ann.")
+  with client.responses.stream(
+      model="{settings.model_name}", input="What is my name?", previous_response_id=first.id
+  ) as stream:
+      for event in stream:
+          if event.type == "response.output_text.delta":
+              print(event.delta, end="", flush=True)
+
+Ctrl-C stops the server. The embedded engine forgets everything then; DYNAMODB_ENDPOINT names one that does not.
+"""
