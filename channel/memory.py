@@ -69,9 +69,7 @@ class InMemoryResponseStore:
         chain = self._chain(parent)
         if chain is None:
             return None
-        expires_at = self._clock() + self._retention_s
-        for node in chain:
-            node.expires_at = expires_at
+        self._renew(chain)
         return Branch(body, tuple([_turn(node) for node in chain]), parent)
 
     async def save(self, keys: IsolationKeys, branch: Branch, turn: StoredTurn, /) -> None:
@@ -121,14 +119,23 @@ class InMemoryResponseStore:
         return True
 
     def _name(self, keys: IsolationKeys, response_id: str, body: str) -> None:
-        if ids.response_body(response_id) or self._bodies.get((keys, response_id), body) != body:
-            raise StoreError("The custom response id is taken, or looks like a minted one.")
+        if ids.response_body(response_id):
+            raise StoreError("A custom response id must not look like a minted one.")
+        named = self._bodies.get((keys, response_id), body)
+        if named != body and self._nodes[keys, named].expires_at >= self._clock():
+            raise StoreError("The custom response id is taken.")
         self._bodies[keys, response_id] = body
 
     def _find(self, keys: IsolationKeys, response_id: str) -> _Node | None:
         _require_user(keys)
         body = ids.response_body(response_id) or self._bodies.get((keys, response_id))
         return None if body is None else self._alive(self._nodes.get((keys, body)))
+
+    def _renew(self, chain: list[_Node]) -> None:
+        now = self._clock()
+        for node in chain:
+            if node.expires_at < now + self._retention_s / 2:
+                node.expires_at = now + self._retention_s
 
     def _alive(self, node: _Node | None) -> _Node | None:
         if node is None or node.data is None or node.expires_at < self._clock():

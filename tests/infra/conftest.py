@@ -1,0 +1,55 @@
+"""Fixtures of the storage tests: engines, a clock that is moved by hand, tenants."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from channel.isolation import IsolationKeys
+from infra.dynamodb.client import create_table
+from tests.infra import engines
+
+
+class MovableClock:
+    """A clock that stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> MovableClock:
+    return MovableClock()
+
+
+@pytest.fixture
+def ann() -> IsolationKeys:
+    return IsolationKeys("ann")
+
+
+@pytest.fixture(scope="session")
+def dynalite_endpoint() -> Iterator[str]:
+    try:
+        with engines.dynalite() as endpoint:
+            yield endpoint
+    except engines.NoEngineError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def dynalite_client(dynalite_endpoint: str) -> Iterator[Any]:
+    with engines.connected(None, dynalite_endpoint) as client:
+        create_table(client, engines.TABLE)
+        yield client
+
+
+@pytest.fixture(scope="module")
+def moto_client() -> Iterator[Any]:
+    from moto import mock_aws  # noqa: PLC0415 - slow to import
+
+    with mock_aws(), engines.connected("eu-west-1", None) as client:
+        create_table(client, engines.TABLE)
+        yield client
