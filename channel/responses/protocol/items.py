@@ -35,4 +35,5 @@ def text_of(item: Mapping[str, Any]) -> str:
     content = item.get("content")
     if isinstance(content, str):
         return content
-    return "".join(part["text"] for part in content or () if isinstance(part.get("text"), str))
+    parts = (part for part in content or () if isinstance(part, Mapping))
+    return "".join(part["text"] for part in parts if isinstance(part.get("text"), str))

@@ -71,7 +71,7 @@ class _Body(CreateResponse, frozen=True):
 class FunctionTool(Struct, frozen=True):
     """A function that the client declared."""
 
-    name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}\Z")]
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
@@ -92,7 +92,7 @@ class _Text(Struct, frozen=True):
 
 
 class _JsonSchemaFormat(Struct, frozen=True):
-    name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}\Z")]
     schema: dict[str, Any]
     description: str | None = None
     strict: bool | None = None
@@ -142,7 +142,7 @@ def permitted_names(
         case {"type": "allowed_tools", "mode": "none"}:
             return frozenset()
         case {"type": "allowed_tools", "tools": allowed}:
-            return names & {tool.get("name") for tool in allowed}
+            return names & {tool["name"] for tool in allowed if isinstance(tool.get("name"), str)}
     return names
 
 
@@ -159,7 +159,9 @@ def _require_shallow(body: bytes) -> None:
         raise RequestError(msg, code="invalid_value")
 
 
-_STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+# The closing quote is optional: looking for one again from every quote inside of a string that has
+# none would take quadratic time.
+_STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _BRACKETS = re.compile(rb"[\[\]{}]")
 
 
@@ -176,7 +178,8 @@ def _require_supported(request: CreateResponse) -> None:
 
 
 def _with_normal_fields(request: CreateResponse) -> CreateResponse:
-    if not (request.tools or request.tool_choice or request.text or request.reasoning):
+    given = (request.tool_choice, request.text, request.reasoning)
+    if not request.tools and given == (None, None, None):
         return request
     tools = [_tool(tool, f"tools[{i}]") for i, tool in enumerate(request.tools or ())]
     return msgspec.structs.replace(

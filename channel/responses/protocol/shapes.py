@@ -10,7 +10,7 @@ from channel.responses.protocol.errors import RequestError
 
 _Shape = TypeVar("_Shape")
 
-_WHERE = re.compile(r" - at (?:`key` in )?`\$\.?(.*?)`\Z")
+_WHERE = re.compile(r" - at (?:`key` in )?`\$\.?([^`]*)`\Z")
 _JSON_NAMES: Final = {
     "str": "a string",
     "int": "an integer",
