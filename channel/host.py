@@ -1,7 +1,6 @@
 """`AgentHost`: one target, its channels and who may call them, as one Starlette app."""
 
 import logging
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import cached_property
@@ -19,7 +18,7 @@ from channel.auth import READINESS_PATH, Authentication, Authenticator, DenyAll
 from channel.contract import Channel, ChannelContribution, ChannelRequest, HostedRunResult
 from channel.faults import log_fault
 from channel.http import ErrorReplies, RequestIds
-from channel.ports import NewToken
+from channel.ports import NewToken, random_hex
 from channel.responses.protocol.errors import RequestError
 
 
@@ -42,7 +41,7 @@ class AgentHost:
         channels: Sequence[Channel],
         authenticator: Authenticator | None = None,
         cors_origins: Sequence[str] = (),
-        new_token: NewToken = secrets.token_hex,
+        new_token: NewToken = random_hex,
     ) -> None:
         """Take the target and its channels; raises `TypeError` for a target that is no agent."""
         self.target: Agent = as_agent(target)

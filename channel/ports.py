@@ -1,6 +1,7 @@
 """Ports: what a cloud (or memory) supplies to the channel, each as small as its use."""
 
 from collections.abc import Callable, Sequence
+from os import urandom
 from typing import Protocol, TypeAlias
 
 from msgspec import Struct
@@ -15,6 +16,11 @@ Clock: TypeAlias = Callable[[], float]
 
 NewToken: TypeAlias = Callable[[int], str]
 """Returns that many random bytes as lower-case hex."""
+
+
+def random_hex(size: int) -> str:
+    """Return that many bytes of the operating system's randomness: the `NewToken` of production."""
+    return urandom(size).hex()
 
 
 class StoreError(Exception):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -85,10 +86,15 @@ class ResponseOperations:
         Raises `RequestError` before anything has happened, and `StoreError`.
         """
         request, items = parse(body)
-        self._require_offered(request)
-        branch = await self._branch(caller, request.previous_response_id)
+        if request.text is not None:
+            self._require_offered(request.text)
+        previous = request.previous_response_id
+        branch = await self._store.branch(caller.keys, previous)
+        if branch is None:
+            raise previous_response_not_found(previous or "")
         history = history_of(branch.turns)
-        items = await self._dereferenced(caller, items, history)
+        if any(item["type"] == given_input.REFERENCE for item in items):
+            items = await self._dereferenced(caller, items, history)
         given_input.require_paired_calls(history, items)
         _require_room(items)
         items = given_input.with_ids(items, branch.body, {item["id"] for item in history})
@@ -118,26 +124,18 @@ class ResponseOperations:
             raise response_not_found(response_id)
         return list_page([*history_of(turns[:-1]), *turns[-1].input], page)
 
-    def _require_offered(self, request: CreateResponse) -> None:
+    def _require_offered(self, text: Mapping[str, Any]) -> None:
         """Refuse structured output from an agent that does not take `text`, rather than ignore it."""
-        wanted = (request.text or {}).get("format", {}).get("type", "text")
+        wanted = text["format"]["type"]
         if wanted != "text" and "text" not in self._allowed:
             msg = f"Unsupported value: 'text.format.type' {wanted!r} is not offered by this agent."
             raise RequestError(msg, param="text.format.type", code="unsupported_value")
-
-    async def _branch(self, caller: Caller, previous_response_id: str | None) -> Branch:
-        branch = await self._store.branch(caller.keys, previous_response_id)
-        if branch is None:
-            raise previous_response_not_found(previous_response_id or "")
-        return branch
 
     async def _dereferenced(
         self, caller: Caller, items: Sequence[Item], history: Sequence[Item]
     ) -> list[Item]:
         """Return the items with references replaced by what they name, in this tenant's own data."""
         references = [item for item in items if item["type"] == given_input.REFERENCE]
-        if not references:
-            return [*items]
         known = {item["id"]: item for item in (*history, *items) if "id" in item}
         known = {key: item for key, item in known.items() if item["type"] != given_input.REFERENCE}
         unknown = dict.fromkeys(item["id"] for item in references if item["id"] not in known)
@@ -224,7 +222,8 @@ class ResponseOperations:
         *,
         request_id: str,
     ) -> TurnRun:
-        names = permitted_names(response.tools, response.tool_choice)
+        tools = response.tools
+        names = permitted_names(tools, response.tool_choice) if tools else frozenset[str]()
         stream = ResponseStream(
             response,
             body=branch.body,
@@ -232,15 +231,12 @@ class ResponseOperations:
             tools=ToolPolicy(names, response.parallel_tool_calls),
             shows_tools=self._options.shows_tools,
         )
-
-        async def save(turn: StoredTurn) -> None:
-            await self._store.save(asked.caller.keys, branch, turn)
-
+        save = partial(self._store.save, asked.caller.keys, branch) if response.store else None
         return TurnRun(
             stream,
             self._context.run_stream(asked),
             turn_input=asked.input,
-            save=save if response.store else None,
+            save=save,
             clock=self._clock,
             grace_s=self._options.first_event_grace_s,
             hooks=self._options.hooks,

@@ -173,18 +173,19 @@ class TurnRun:
         if not stream.is_settled or failure is not None:
             observer.take(stream.settle(status, now=self._now(), failure=failure))
         try:
-            await self._apply_response_hook()
-            await eagerly(self._keep(), observer.flush)
+            if self._hooks.response is not None:
+                await self._apply_response_hook(self._hooks.response)
+            if self._save is not None:
+                await eagerly(self._keep(self._save), observer.flush)
+                self.is_kept = True
         except Exception as error:  # noqa: BLE001 - told as the failure that it is
             observer.take(
                 stream.settle(Status.FAILED, now=self._now(), failure=self._failure(error))
             )
         observer.take(stream.end())
 
-    async def _apply_response_hook(self) -> None:
-        hook, response = self._hooks.response, self._stream.response
-        if hook is None:
-            return
+    async def _apply_response_hook(self, hook: ChannelResponseHook) -> None:
+        response = self._stream.response
         told = await settled(hook(HostedRunResult(response)))
         changed = checked_hook_result(
             hook, checked_hook_result(hook, told, HostedRunResult).result, Response
@@ -194,18 +195,15 @@ class TurnRun:
             raise HookError(msg)
         self._stream.response = changed
 
-    async def _keep(self) -> None:
+    async def _keep(self, save: Save) -> None:
         """Store the turn; one that is too large is stored as failed, without its payload."""
-        if self._save is None:
-            return
         try:
-            await self._save(StoredTurn([*self._input], self.response))
+            await save(StoredTurn([*self._input], self.response))
         except TurnTooLargeError:
             failure = ResponseFailure("server_error", "The response is too large to be stored.")
             self._stream.settle(Status.FAILED, now=self._now(), failure=failure)
             bare = msgspec.structs.replace(self.response, output=[])
-            await self._save(StoredTurn([], bare))
-        self.is_kept = True
+            await save(StoredTurn([], bare))
 
     def _failure(self, error: Exception) -> ResponseFailure:
         if isinstance(error, TurnError):
