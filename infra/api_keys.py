@@ -55,10 +55,18 @@ class _Known(Struct, frozen=True):
 class DynamoDBAuthenticator:
     """The `Authenticator` over the keys of a table; a good key is trusted for a minute without a read."""
 
-    def __init__(self, client: Client, table: str, *, clock: Clock = time.time) -> None:
+    def __init__(
+        self,
+        client: Client,
+        table: str,
+        *,
+        clock: Clock = time.time,
+        max_cached: int = CACHED_KEYS,
+    ) -> None:
         """Take a client of `make_client`."""
         self._table = Table(client, table)
         self._clock = clock
+        self._max_cached = max_cached
         self._known: dict[bytes, _Known] = {}
 
     async def authenticate(self, key: str, /) -> Principal | None:
@@ -79,7 +87,7 @@ class DynamoDBAuthenticator:
         item = await self._table.get(keys.api_key_partition(key_id), keys.ONLY_ROW)
         if item is None or not compare_digest(item["h"]["B"], _digest(secret)):
             return None
-        if len(self._known) >= CACHED_KEYS:
+        if len(self._known) >= self._max_cached:
             del self._known[next(iter(self._known))]
         self._known[digest] = known = _Known(_parse(key_id, item), self._clock() + CACHE_S)
         return known

@@ -46,6 +46,13 @@ def dynalite_client(dynalite_endpoint: str) -> Iterator[Any]:
         yield client
 
 
+@pytest.fixture(scope="session")
+def fragile_client(dynalite_endpoint: str) -> Iterator[Any]:
+    """Return a client that tries each call once."""
+    with engines.connected(None, dynalite_endpoint, attempts=1) as client:
+        yield client
+
+
 @pytest.fixture(scope="module")
 def moto_client() -> Iterator[Any]:
     from moto import mock_aws  # noqa: PLC0415 - slow to import

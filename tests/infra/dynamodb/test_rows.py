@@ -1,0 +1,92 @@
+"""Rows as values, and the walk: what makes a chain and what refuses one."""
+
+import pytest
+
+from channel.responses.protocol.response import Status
+from infra.dynamodb import rows
+from infra.dynamodb.rows import Refusal, TurnRow
+
+
+NOW = 1000
+ROOT, MIDDLE, LAST = (f"R#00000000#000000{depth}#{'a' * 16}" for depth in (1, 2, 3))
+
+
+def history(**changed: TurnRow | None) -> dict[str, TurnRow]:
+    whole = {
+        "root": row(ROOT, None),
+        "middle": row(MIDDLE, ROOT),
+        "last": row(LAST, MIDDLE),
+        "sibling": row(LAST[:-1] + "b", MIDDLE),
+        **changed,
+    }
+    return {each.sort_key: each for each in whole.values() if each}
+
+
+def row(sort_key: str, parent: str | None, status: str = "c", expires_at: int = NOW) -> TurnRow:
+    return TurnRow(sort_key, status, expires_at, parent=parent)
+
+
+def test_a_chain_follows_the_parents_and_leaves_out_the_rest() -> None:
+    walked = rows.walk(history(), LAST, NOW, any_last=False)
+
+    assert walked == [row(ROOT, None), row(MIDDLE, ROOT), row(LAST, MIDDLE)]
+
+
+@pytest.mark.parametrize(
+    ("status", "as_ancestor", "as_parent", "as_last"),
+    [
+        ("c", None, None, None),
+        ("n", None, None, None),
+        ("f", Refusal.FINAL, Refusal.FINAL, None),
+        ("x", Refusal.FINAL, Refusal.FINAL, None),
+        ("q", Refusal.MAYBE_STALE, Refusal.MAYBE_STALE, None),
+        ("i", Refusal.MAYBE_STALE, Refusal.MAYBE_STALE, None),
+        ("D", Refusal.FINAL, Refusal.FINAL, Refusal.FINAL),
+    ],
+)
+def test_a_status_refuses_a_chain(
+    status: str, as_ancestor: Refusal | None, as_parent: Refusal | None, as_last: Refusal | None
+) -> None:
+    ancestor = history(middle=row(MIDDLE, ROOT, status))
+    last = history(last=row(LAST, MIDDLE, status))
+
+    refusals = [
+        rows.walk(ancestor, LAST, NOW, any_last=False),
+        rows.walk(last, LAST, NOW, any_last=False),
+        rows.walk(last, LAST, NOW, any_last=True),
+    ]
+
+    found = [each if isinstance(each, Refusal) else None for each in refusals]
+    assert found == [as_ancestor, as_parent, as_last]
+
+
+@pytest.mark.parametrize(
+    "gap",
+    [
+        {"root": None},
+        {"middle": None},
+        {"last": None},
+        {"root": row(ROOT, None, expires_at=NOW - 1)},
+        {"last": row(LAST, MIDDLE, expires_at=NOW - 1)},
+    ],
+)
+def test_a_gap_may_be_a_stale_read(gap: dict[str, TurnRow | None]) -> None:
+    assert rows.walk(history(**gap), LAST, NOW, any_last=True) is Refusal.MAYBE_STALE
+
+
+def test_every_status_has_a_letter_of_its_own() -> None:
+    letters = [rows.STATUS_LETTERS[status] for status in Status]
+
+    assert len({*letters, rows.DELETED}) == len(Status) + 1
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        TurnRow(ROOT, "c", NOW, b"data"),
+        TurnRow(LAST, "f", NOW, b"data", parent=MIDDLE, lineage=("00000000:1", "cafecafe:2")),
+        TurnRow(LAST, "c", NOW, chunks=3, checksum=b"sum", parent=MIDDLE),
+    ],
+)
+def test_a_row_comes_back_from_its_item(kept: TurnRow) -> None:
+    assert rows.parse_turn(rows.turn_item("t#T#thread", kept)) == kept
