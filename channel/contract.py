@@ -32,7 +32,7 @@ class ChannelIdentity:
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, slots=True)  # not frozen: that alone would cost 4 % of a small request
 class ChannelRequest:
     """One run of the target, as a channel asks for it; hooks change it by `dataclasses.replace`.
 

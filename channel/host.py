@@ -18,7 +18,6 @@ from channel.auth import READINESS_PATH, Authentication, Authenticator, DenyAll
 from channel.contract import Channel, ChannelContribution, ChannelRequest, HostedRunResult
 from channel.faults import log_fault
 from channel.http import ErrorReplies, RequestIds
-from channel.ports import NewToken, random_hex
 from channel.responses.protocol.errors import RequestError
 
 
@@ -41,14 +40,12 @@ class AgentHost:
         channels: Sequence[Channel],
         authenticator: Authenticator | None = None,
         cors_origins: Sequence[str] = (),
-        new_token: NewToken = random_hex,
     ) -> None:
         """Take the target and its channels; raises `TypeError` for a target that is no agent."""
         self.target: Agent = as_agent(target)
         self.channels = tuple(channels)
         self._authenticator = authenticator or DenyAll()
         self._cors_origins = tuple(cors_origins)
-        self._new_token = new_token
 
     @cached_property
     def app(self) -> Starlette:
@@ -83,7 +80,7 @@ class AgentHost:
         return HostedRunResult(said, request.session)
 
     def _middleware(self) -> list[Middleware]:
-        stack = [Middleware(RequestIds, new_token=self._new_token)]
+        stack = [Middleware(RequestIds)]
         if self._cors_origins:
             stack.append(_cors(self._cors_origins))
         return [

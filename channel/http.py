@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Awaitable, Mapping
 from contextvars import ContextVar
+from random import getrandbits  # names, no secrets: Lambda names its own
 from typing import Any, Final
 
 import msgspec
@@ -10,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from channel.faults import log_fault
-from channel.ports import NewToken, StoreError
+from channel.ports import StoreError
 from channel.responses.protocol.errors import RequestError, error_body
 
 
@@ -90,10 +91,9 @@ async def read_body(scope: Scope, receive: Receive) -> bytes:
 class RequestIds:
     """ASGI middleware: an `x-request-id` on every reply; on Lambda it is the invocation's id."""
 
-    def __init__(self, app: ASGIApp, new_token: NewToken) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         """Name the requests of the app."""
         self._app = app
-        self._new_token = new_token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the request under its id."""
@@ -101,7 +101,7 @@ class RequestIds:
             await self._app(scope, receive, send)
             return
         invocation = getattr(scope.get("aws.context"), "aws_request_id", None)
-        identifier = invocation or f"req_{self._new_token(16)}"
+        identifier = invocation or f"req_{getrandbits(128):032x}"
         header = (b"x-request-id", identifier.encode("latin-1", "replace"))
 
         def send_named(message: Message) -> Awaitable[None]:

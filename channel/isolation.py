@@ -1,16 +1,16 @@
 """Whose data this is: isolation keys, their ContextVar, and the headers a delegate key may name them by."""
 
 from contextvars import ContextVar, Token
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 
 ISOLATION_HEADER_USER: Final = "x-agent-user-isolation-key"
 ISOLATION_HEADER_CHAT: Final = "x-agent-chat-isolation-key"
 
 
-@dataclass(frozen=True, slots=True)
-class IsolationKeys:
+class IsolationKeys(Struct, frozen=True):
     """The pair that partitions storage: who, and optionally in which chat.
 
     A missing chat is a partition of its own, apart from every named one.

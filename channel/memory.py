@@ -2,13 +2,20 @@
 
 import time
 from collections.abc import Sequence
-from secrets import token_hex
 from typing import Final
 
 import msgspec
 
 from channel.isolation import IsolationKeys
-from channel.ports import Branch, Clock, NewToken, StoredTurn, StoreError, TurnTooLargeError
+from channel.ports import (
+    Branch,
+    Clock,
+    NewToken,
+    StoredTurn,
+    StoreError,
+    TurnTooLargeError,
+    random_hex,
+)
 from channel.responses.protocol import ids
 from channel.responses.protocol.items import Item
 from channel.responses.protocol.response import Status
@@ -44,7 +51,7 @@ class InMemoryResponseStore:
     def __init__(
         self,
         *,
-        new_token: NewToken = token_hex,
+        new_token: NewToken = random_hex,
         clock: Clock = time.time,
         retention_s: float = MONTH_S,
     ) -> None:

@@ -1,13 +1,27 @@
 """The buffered mount: one app behind Mangum, on one event loop with one lifespan per environment."""
 
 import asyncio
-from typing import Any
+from functools import cached_property
+from typing import Any, Final
 
 from mangum import Mangum
+from mangum.handlers.alb import ALB
+from mangum.handlers.api_gateway import APIGateway, HTTPGateway
+from mangum.handlers.lambda_at_edge import LambdaAtEdge
 from mangum.types import LambdaEvent
 from starlette.types import ASGIApp
 
 from handler.lifespan import Lifespan
+
+
+def _with_one_scope(handler: type[Any]) -> type[Any]:
+    """Return Mangum's handler class with its ASGI scope made once an event, not at each reading."""
+    return type(handler.__name__, (handler,), {"scope": cached_property(handler.scope.fget)})
+
+
+_HANDLERS: Final = [
+    _with_one_scope(handler) for handler in (ALB, HTTPGateway, APIGateway, LambdaAtEdge)
+]
 
 
 class BufferedMount:
@@ -22,7 +36,7 @@ class BufferedMount:
         self._loop = asyncio.new_event_loop()
         self._lifespan = Lifespan(app)
         asyncio.set_event_loop(self._loop)  # or else Mangum makes one of its own
-        self._mangum = Mangum(self._lifespan.app, lifespan="off")
+        self._mangum = Mangum(self._lifespan.app, lifespan="off", custom_handlers=[*_HANDLERS])
         try:
             self._loop.run_until_complete(self._lifespan.startup())
         except BaseException:

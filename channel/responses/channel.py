@@ -1,6 +1,5 @@
 """`ResponsesChannel`: the routes, each from its HTTP request to an operation and back."""
 
-import asyncio
 import logging
 import time
 from collections.abc import Collection
@@ -95,7 +94,7 @@ class ResponsesChannel:
     def contribute(self, context: ChannelContext, /) -> ChannelContribution:
         """Return the routes."""
         operations = ResponseOperations(context, self._store, self._options, self._clock)
-        create = _Create(operations, self._keepalive_s, self._telemetry)
+        create = _Create(operations, self._keepalive_s, self._telemetry, self._clock)
         stored = _Stored(operations)
         models = _Models(self._options.model, self._created)
         one = "/responses/{response_id}"
@@ -115,14 +114,19 @@ class _Create:
     """`POST /responses`, as an ASGI app: the reply is JSON or SSE, by the body's `stream` alone."""
 
     def __init__(
-        self, operations: ResponseOperations, keepalive_s: float, telemetry: Telemetry | None
+        self,
+        operations: ResponseOperations,
+        keepalive_s: float,
+        telemetry: Telemetry | None,
+        clock: Clock,
     ) -> None:
         self._operations = operations
         self._keepalive_s = keepalive_s
         self._telemetry = telemetry
+        self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started_at = asyncio.get_running_loop().time()
+        started_at = self._clock()
         body = await read_body(scope, receive)
         request, turn = await self._operations.create(
             caller_of(scope), body, request_id=request_id.get()
@@ -137,25 +141,20 @@ class _Create:
             await _failed(error.cause).send_to(send)
             return
         finally:
-            self._measure(turn, started_at, is_stream=is_stream)
+            if self._telemetry is not None:
+                self._telemetry.turn_finished(self._facts(turn, started_at, is_stream=is_stream))
         if not is_stream:
             await _whole(turn).send_to(send)
 
-    def _measure(self, turn: TurnRun, started_at: float, *, is_stream: bool) -> None:
-        if self._telemetry is None:
-            return
-        response, first = turn.response, turn.first_event_at
-        usage = response.usage
-        is_over = response.status.is_terminal
-        self._telemetry.turn_finished(
-            TurnFacts(
-                outcome=str(response.status) if is_over else "failed",
-                duration_ms=(asyncio.get_running_loop().time() - started_at) * 1000,
-                first_event_ms=None if first is None else (first - started_at) * 1000,
-                input_tokens=usage.input_tokens if usage else 0,
-                output_tokens=usage.output_tokens if usage else 0,
-                stream=is_stream,
-            )
+    def _facts(self, turn: TurnRun, started_at: float, *, is_stream: bool) -> TurnFacts:
+        response, first, usage = turn.response, turn.first_event_at, turn.response.usage
+        return TurnFacts(
+            outcome=str(response.status) if response.status.is_terminal else "failed",
+            duration_ms=(self._clock() - started_at) * 1000,
+            first_event_ms=None if first is None else (first - started_at) * 1000,
+            input_tokens=usage.input_tokens if usage else 0,
+            output_tokens=usage.output_tokens if usage else 0,
+            stream=is_stream,
         )
 
 

@@ -93,9 +93,11 @@ class ResponseOperations:
         if branch is None:
             raise previous_response_not_found(previous or "")
         history = history_of(branch.turns)
-        if any(item["type"] == given_input.REFERENCE for item in items):
+        kinds = {item["type"] for item in items}
+        if given_input.REFERENCE in kinds:
             items = await self._dereferenced(caller, items, history)
-        given_input.require_paired_calls(history, items)
+        if history or kinds != {"message"}:
+            given_input.require_paired_calls(history, items)
         _require_room(items)
         items = given_input.with_ids(items, branch.body, {item["id"] for item in history})
         response = self._initial(request, branch)

@@ -153,7 +153,7 @@ class TurnRun:
                 caused = stream.text_delta(event) if type(event) is str else self._say(event)
                 if self.first_event_at is None:
                     self._is_committed = True
-                    self.first_event_at = asyncio.get_running_loop().time()
+                    self.first_event_at = self._clock()
                 if observer.take(caused):
                     await observer.flush()
         except StopAsyncIteration:
@@ -176,7 +176,8 @@ class TurnRun:
             if self._hooks.response is not None:
                 await self._apply_response_hook(self._hooks.response)
             if self._save is not None:
-                await eagerly(self._keep(self._save), observer.flush)
+                keeping = self._keep(self._save)
+                await (eagerly(keeping, observer.flush) if observer.has_ready else keeping)
                 self.is_kept = True
         except Exception as error:  # noqa: BLE001 - told as the failure that it is
             observer.take(

@@ -9,6 +9,7 @@ from typing import Any
 from mangum import Mangum
 from starlette.types import ASGIApp, Message
 
+from handler.mount import BufferedMount
 from tests.bench import floor, ours
 from tests.bench.report import Row
 
@@ -43,7 +44,7 @@ def measure() -> list[Row]:
 def _mangum(body: dict[str, Any], calls: int) -> tuple[float, float]:
     """Return microseconds a call: ours, the floor's."""
     event = _function_url_event(json.dumps(body))
-    handlers = [Mangum(app, lifespan="off") for app in (ours.app, floor.app)]
+    handlers = [BufferedMount(ours.app), Mangum(floor.app, lifespan="off")]
     samples: list[list[float]] = [[], []]
     for round_number in range(ROUNDS):
         for kept, handler in zip(samples, handlers, strict=True):

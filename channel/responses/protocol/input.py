@@ -15,6 +15,8 @@ from channel.responses.protocol.shapes import checked, missing
 
 REFERENCE: Final = "item_reference"
 
+_WITH_STATUS: Final = frozenset({"message", "function_call", "function_call_output"})
+
 _CallId = Annotated[str, Meta(min_length=1, max_length=64)]
 
 
@@ -116,10 +118,11 @@ def with_ids(items: Iterable[Item], body: str, taken: set[str]) -> list[Item]:
         if not isinstance(identifier, str) or not identifier or identifier in taken:
             identifier = ids.item_id(item["type"], body, position)
         taken.add(identifier)
-        whole = {**item, "id": identifier}
-        if item["type"] in ("message", "function_call", "function_call_output"):
-            whole["status"] = item.get("status") or "completed"
-        identified.append(whole)
+        if item["type"] in _WITH_STATUS:
+            status = item.get("status") or "completed"
+            identified.append({**item, "id": identifier, "status": status})
+        else:
+            identified.append({**item, "id": identifier})
     return identified
 
 
@@ -131,7 +134,7 @@ def require_paired_calls(history: Sequence[Item], given: Sequence[Item]) -> None
         if item["type"] == "function_call":
             calls[item["call_id"]] = None
         elif item["type"] == "function_call_output":
-            outputs[item["call_id"]] = None
+            outputs[item.get("call_id", "")] = None
     if calls.keys() == outputs.keys():
         return
     for call_id in outputs:

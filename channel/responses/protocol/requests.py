@@ -166,15 +166,12 @@ _BRACKETS = re.compile(rb"[\[\]{}]")
 
 
 def _require_supported(request: CreateResponse) -> None:
-    refused = {
-        "background": request.background,
-        "conversation": request.conversation,
-        "prompt": request.prompt,
-    }
-    for name, value in refused.items():
-        if value:
-            msg = f"Unsupported parameter: '{name}' is not supported by this server."
-            raise RequestError(msg, param=name, code="unsupported_parameter")
+    if not (request.background or request.conversation or request.prompt):
+        return
+    refused = ("background", "conversation", "prompt")
+    name = next(name for name in refused if getattr(request, name))
+    msg = f"Unsupported parameter: '{name}' is not supported by this server."
+    raise RequestError(msg, param=name, code="unsupported_parameter")
 
 
 def _with_normal_fields(request: CreateResponse) -> CreateResponse:

@@ -13,6 +13,7 @@ An open item is a small object of `open_items`, which knows its events in the or
 """
 
 from collections.abc import Mapping
+from itertools import count
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -90,7 +91,7 @@ class ResponseStream:
         """Begin with the resource as created; nothing is emitted yet."""
         self.response = initial
         self.is_settled = False  # the outcome is decided: the agent has no more to say
-        self.sequence_number = 0
+        self._next = count().__next__  # takes the next sequence number
         self._body = body
         self._position = position
         self._tools = tools
@@ -113,13 +114,11 @@ class ResponseStream:
     def text_delta(self, text: str) -> list[StreamEvent]:
         """Append to the answer's text."""
         message = self._open
-        if type(message) is not Message or message.kind != "output_text" or not text:
-            return self._message_delta("output_text", text)
-        # The hot path: one more delta of the text part that is open already.
-        number = self.sequence_number
-        event = message.text_delta(number, text if text.isascii() else _encodable(text))
-        self.sequence_number = number + 1
-        return [event]
+        if type(message) is Message and message.kind == "output_text" and type(text) is str:
+            # The hot path: one more delta of the text part that is open already.
+            plain = text if text.isascii() else _encodable(text)
+            return [message.text_delta(self._next(), plain)] if plain else []
+        return self._message_delta("output_text", text)
 
     def refusal_delta(self, text: str) -> list[StreamEvent]:
         """Append to a refusal."""
@@ -128,7 +127,8 @@ class ResponseStream:
     def reasoning_delta(self, text: str, *, new_part: bool = False) -> list[StreamEvent]:
         """Append to the reasoning summary."""
         self._require_unsettled()
-        if not text:
+        plain = _encodable(text)
+        if not plain:
             return []
         caused: list[StreamEvent] = []
         if not isinstance(self._open, Reasoning):
@@ -137,7 +137,7 @@ class ResponseStream:
             caused += self._open.added(self._next)
         elif new_part:
             caused += self._open.part_done(self._next)
-        return caused + self._open.delta(self._next, _encodable(text))
+        return caused + self._open.delta(self._next, plain)
 
     def annotation(self, annotation: Mapping[str, Any]) -> list[StreamEvent]:
         """Annotate the text part that is open, or a new one."""
@@ -155,27 +155,23 @@ class ResponseStream:
         """Call a client's function, whole."""
         self._require_unsettled()
         call_id = call_id or ids.call_id(self._body, self._position + len(self._items))
-        opened = self._open_call(name, call_id)
-        return [
-            *opened,
-            *(self._call_delta(call_id, arguments) if opened else ()),
-            *(self._close_open() if opened else ()),
-        ]
+        opened = self.function_call_delta(call_id, arguments, name)
+        return [*opened, *self._close_open()]
 
     def function_call_delta(
         self, call_id: str, arguments: str = "", name: str | None = None
     ) -> list[StreamEvent]:
         """Append to a call's arguments; the first delta of a call names its function."""
         self._require_unsettled()
-        if isinstance(self._open, Call) and self._open.call_id == call_id:
-            return self._call_delta(call_id, arguments)
-        if name is None:
-            if call_id in self._call_ids and not self._tools.is_parallel:
-                return []
-            msg = "a function call delta continued no open call"
-            raise AgentEventError(msg)
-        opened = self._open_call(name, call_id)
-        return [*opened, *(self._call_delta(call_id, arguments) if opened else ())]
+        call_id, plain = _encodable(call_id), _encodable(arguments)
+        caused: list[StreamEvent] = []
+        if not isinstance(self._open, Call) or self._open.call_id != call_id:
+            if name is None:
+                return self._dropped_delta(call_id)
+            caused = self._open_call(name, call_id)
+        if isinstance(self._open, Call) and plain:
+            caused.append(self._open.delta(self._next(), plain))
+        return caused
 
     def tool_started(
         self, call_id: str, name: str, arguments: str, server_label: str
@@ -185,15 +181,12 @@ class ResponseStream:
         if call_id in self._activities:
             msg = "a tool started twice under one call id"
             raise AgentEventError(msg)
+        plain = _encodable(name), _encodable(arguments), _encodable(server_label)
         self._activities.add(call_id)
         if not self._shows_tools:
             return []
         caused = self._close_open()
-        index, item_id = self._place("mcp_call")
-        activity = Activity(
-            index, item_id, _encodable(name), _encodable(arguments), _encodable(server_label)
-        )
-        self._running[call_id] = activity
+        activity = self._running[call_id] = Activity(*self._place("mcp_call"), *plain)
         return caused + activity.added(self._next)
 
     def tool_finished(
@@ -204,11 +197,11 @@ class ResponseStream:
         if call_id not in self._activities:
             msg = "a tool finished that had not started"
             raise AgentEventError(msg)
+        output = _encodable(output) if output is not None else None
+        error = _encodable(error) if error is not None else None
         activity = self._running.pop(call_id, None)
         if activity is None:
             return []
-        output = _encodable(output) if output is not None else None
-        error = _encodable(error) if error is not None else None
         return self._item_done(activity, activity.done(self._next, output, error))
 
     def output_item(self, item: Mapping[str, Any]) -> list[StreamEvent]:
@@ -219,10 +212,14 @@ class ResponseStream:
         if not isinstance(item_type, str) or not item_type:
             msg = "an output item has no type"
             raise AgentEventError(msg)
+        if item_type == "function_call":
+            # The same rules as for any call: the request permits it, and it can be answered.
+            name, arguments, call_id = (plain.get(k) for k in ("name", "arguments", "call_id"))
+            return self.function_call(name or "", arguments or "", call_id)
         caused = self._close_open()
         index, item_id = self._place(item_type)
         whole = {"id": item_id, **{k: v for k, v in plain.items() if k != "id" or v}}
-        if item_type in ("message", "function_call", "function_call_output"):
+        if item_type in ("message", "function_call_output"):
             whole.setdefault("status", "completed")
         self._items[index] = whole
         return [
@@ -303,11 +300,6 @@ class ResponseStream:
 
     # What the methods above share.
 
-    def _next(self) -> int:
-        number = self.sequence_number
-        self.sequence_number = number + 1
-        return number
-
     def _require_unsettled(self) -> None:
         if self.is_settled:
             msg = "the agent went on after the response was settled"
@@ -336,10 +328,11 @@ class ResponseStream:
 
     def _message_delta(self, kind: str, text: str) -> list[StreamEvent]:
         self._require_unsettled()
-        if not text:
+        plain = _encodable(text)
+        if not plain:
             return []
         message, caused = self._open_part(kind)
-        return [*caused, message.delta(self._next(), _encodable(text))]
+        return [*caused, message.delta(self._next(), plain)]
 
     def _open_part(self, kind: str) -> tuple[Message, list[StreamEvent]]:
         message = self._open
@@ -361,17 +354,18 @@ class ResponseStream:
             raise AgentEventError(msg)
         is_one_too_many = bool(self._call_ids) and not self._tools.is_parallel
         self._call_ids.add(call_id)
-        if is_one_too_many:
-            return self._close_open()
         caused = self._close_open()
-        call = self._open = Call(*self._place("function_call"), _encodable(call_id), name)
+        if is_one_too_many:
+            return caused
+        call = self._open = Call(*self._place("function_call"), call_id, name)
         return caused + call.added(self._next)
 
-    def _call_delta(self, call_id: str, arguments: str) -> list[StreamEvent]:
-        call = self._open
-        if not isinstance(call, Call) or call.call_id != call_id or not arguments:
+    def _dropped_delta(self, call_id: str) -> list[StreamEvent]:
+        """Take a delta of the call that was one too many; of no call at all, it is an error."""
+        if call_id in self._call_ids and not self._tools.is_parallel:
             return []
-        return [call.delta(self._next(), _encodable(arguments))]
+        msg = "a function call delta continued no open call"
+        raise AgentEventError(msg)
 
 
 def _encodable(text: str) -> str:
