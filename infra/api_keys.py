@@ -10,13 +10,12 @@ from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from hashlib import sha256
 from hmac import compare_digest
-from secrets import token_hex
 from typing import Final
 
 from msgspec import Struct
 
 from channel.auth import Principal
-from channel.ports import Clock, NewToken
+from channel.ports import Clock, NewToken, random_hex
 from infra.dynamodb import keys
 from infra.dynamodb.client import Client, ConditionFailedError, Table
 from infra.dynamodb.rows import AttributeValues
@@ -101,7 +100,7 @@ async def create_key(
     is_delegate: bool = False,
     expires_at: int | None = None,
     clock: Clock = time.time,
-    new_token: NewToken = token_hex,
+    new_token: NewToken = random_hex,
 ) -> str:
     """Make a key for a principal and return it: it cannot be shown again.
 

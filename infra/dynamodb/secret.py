@@ -1,8 +1,6 @@
 """The secret of the tenant tags: made by whichever environment comes first, the same for all of them."""
 
-from secrets import token_hex
-
-from channel.ports import NewToken, StoreError
+from channel.ports import NewToken, StoreError, random_hex
 from infra.dynamodb import keys
 from infra.dynamodb.client import ConditionFailedError, Table
 from infra.dynamodb.rows import AttributeValues
@@ -15,7 +13,7 @@ _VERSION = "1"
 class TenantSecret:
     """The row `cfg#tenant`: read once, created if it is missing, never replaced."""
 
-    def __init__(self, table: Table, *, new_token: NewToken = token_hex) -> None:
+    def __init__(self, table: Table, *, new_token: NewToken = random_hex) -> None:
         """Read nothing yet."""
         self._table = table
         self._new_token = new_token

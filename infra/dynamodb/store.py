@@ -9,13 +9,12 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from secrets import token_hex
 from typing import Final
 
 from msgspec import Struct
 
 from channel.isolation import IsolationKeys
-from channel.ports import Branch, Clock, NewToken, StoredTurn, StoreError
+from channel.ports import Branch, Clock, NewToken, StoredTurn, StoreError, random_hex
 from channel.responses.protocol import ids
 from channel.responses.protocol.items import Item
 from infra.dynamodb import codec, keys, rows
@@ -62,7 +61,7 @@ class DynamoDBResponseStore:
         *,
         secret: Callable[[], Awaitable[bytes]] | None = None,
         clock: Clock = time.time,
-        new_token: NewToken = token_hex,
+        new_token: NewToken = random_hex,
         retention_s: float = MONTH_S,
         strict_reads: bool = False,
         aliases: bool = False,
