@@ -4,6 +4,7 @@ import asyncio
 import json
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 from mangum import Mangum
@@ -44,13 +45,16 @@ def measure() -> list[Row]:
 def _mangum(body: dict[str, Any], calls: int) -> tuple[float, float]:
     """Return microseconds a call: ours, the floor's."""
     event = _function_url_event(json.dumps(body))
-    handlers = [BufferedMount(ours.app), Mangum(floor.app, lifespan="off")]
+    handlers: list[Callable[[Any, Any], dict[str, Any]]] = [
+        BufferedMount(ours.app),
+        Mangum(floor.app, lifespan="off"),
+    ]
     samples: list[list[float]] = [[], []]
     for round_number in range(ROUNDS):
         for kept, handler in zip(samples, handlers, strict=True):
             begun = time.perf_counter()
             for _ in range(calls):
-                reply = handler(event, None)  # type: ignore[arg-type]
+                reply = handler(event, None)
             took = (time.perf_counter() - begun) / calls * 1e6
             if "hi there" not in reply["body"]:
                 raise AssertionError(reply)
@@ -117,7 +121,12 @@ def _scope(body: bytes) -> dict[str, Any]:
 
 
 def _function_url_event(body: str) -> dict[str, Any]:
-    http = {"method": "POST", "path": "/v1/responses", "protocol": "HTTP/1.1", "sourceIp": "1.2.3.4"}
+    http = {
+        "method": "POST",
+        "path": "/v1/responses",
+        "protocol": "HTTP/1.1",
+        "sourceIp": "1.2.3.4",
+    }
     return {
         "version": "2.0",
         "routeKey": "$default",
