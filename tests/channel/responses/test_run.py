@@ -717,6 +717,7 @@ async def test_a_server_that_stops_leaves_no_timer_of_the_stream() -> None:
 
     left = weakref.ref(wire)
     del wire, task
+    await checkpoint()
     gc.collect()
 
     # BUG: the writer is never closed, and its keepalive timer goes on for the process's life.
