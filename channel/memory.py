@@ -13,40 +13,43 @@ from channel.ports import (
     NewToken,
     StoredTurn,
     StoreError,
-    TurnTooLargeError,
     random_hex,
 )
 from channel.responses.protocol import ids
 from channel.responses.protocol.items import Item
-from channel.responses.protocol.response import Status
+from channel.responses.protocol.response import Response, Status
 
 
 MONTH_S: Final = 30 * 24 * 3600.0
-MAX_TURN_BYTES: Final = 64 * 1024 * 1024
 
 _CONTINUABLE: Final = frozenset({Status.COMPLETED, Status.INCOMPLETE})
 _BODY_BYTES: Final = ids.BODY_DIGITS // 2
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(StoredTurn).decode
+_decode_input = msgspec.json.Decoder(list[Item]).decode
+_decode_response = msgspec.json.Decoder(Response).decode
 
 
 class _Node:
-    """A kept turn: its encoded bytes (None once deleted), and the turn before it."""
+    """A kept turn, and the turn before it; `turn` gives copies, so nothing is shared."""
 
-    __slots__ = ("data", "expires_at", "parent", "status")
+    __slots__ = ("_input", "expires_at", "is_deleted", "parent", "response")
 
-    def __init__(
-        self, data: bytes | None, status: Status, parent: "_Node | None", expires_at: float
-    ) -> None:
-        self.data = data
-        self.status = status
+    def __init__(self, turn: StoredTurn, parent: "_Node | None", expires_at: float) -> None:
+        # The agent was given the input's very items, and may change them later; nobody else has
+        # those of the response, which are copied when they are read.
+        self._input = _encode(turn.input)
+        self.response = turn.response
         self.parent = parent
         self.expires_at = expires_at
+        self.is_deleted = False
+
+    def turn(self) -> StoredTurn:
+        return StoredTurn(_decode_input(self._input), _decode_response(_encode(self.response)))
 
 
 class InMemoryResponseStore:
-    """The `ResponseStore` of one process; it keeps encoded bytes, so nothing is shared with a caller."""
+    """The `ResponseStore` of one process; it forgets with its process."""
 
     def __init__(
         self,
@@ -71,49 +74,46 @@ class InMemoryResponseStore:
         if previous_response_id is None:
             return Branch(body)
         parent = self._find(keys, previous_response_id)
-        if parent is None or parent.status not in _CONTINUABLE:
+        if parent is None or parent.response.status not in _CONTINUABLE:
             return None
         chain = self._chain(parent)
         if chain is None:
             return None
         self._renew(chain)
-        return Branch(body, tuple([_turn(node) for node in chain]), parent)
+        return Branch(body, tuple([node.turn() for node in chain]), parent)
 
     async def save(self, keys: IsolationKeys, branch: Branch, turn: StoredTurn, /) -> None:
         """Keep a finished turn; saving it again changes nothing."""
         _require_user(keys)
-        data = _encode(turn)
-        if len(data) > MAX_TURN_BYTES:
-            raise TurnTooLargeError(f"The turn has {len(data)} bytes.")
         response, body = turn.response, branch.body
         known = self._nodes.get((keys, body))
-        if known is not None and (known.data is None or known.status.is_terminal):
+        if known is not None and (known.is_deleted or known.response.status.is_terminal):
             return
         if response.id != ids.response_id(body):
             self._name(keys, response.id, body)
         parent = branch.place if isinstance(branch.place, _Node) else None
         expires_at = self._clock() + self._retention_s
-        self._nodes[keys, body] = _Node(data, response.status, parent, expires_at)
+        self._nodes[keys, body] = _Node(turn, parent, expires_at)
 
     async def get(self, keys: IsolationKeys, response_id: str, /) -> StoredTurn | None:
         """Return one turn of any status, or None."""
         node = self._find(keys, response_id)
-        return None if node is None else _turn(node)
+        return None if node is None else node.turn()
 
     async def turns(self, keys: IsolationKeys, response_id: str, /) -> Sequence[StoredTurn] | None:
         """Return the turn and all before it, oldest first, or None where any of them is missing."""
         node = self._find(keys, response_id)
         chain = None if node is None else self._chain(node)
-        return None if chain is None else [_turn(node) for node in chain]
+        return None if chain is None else [node.turn() for node in chain]
 
     async def item(self, keys: IsolationKeys, item_id: str, /) -> Item | None:
         """Return one item of a completed or incomplete turn."""
         _require_user(keys)
         place = ids.item_place(item_id)
         node = None if place is None else self._alive(self._nodes.get((keys, place.body)))
-        if node is None or node.status not in _CONTINUABLE:
+        if node is None or node.response.status not in _CONTINUABLE:
             return None
-        turn = _turn(node)
+        turn = node.turn()
         items = (*turn.input, *turn.response.output)
         return next((item for item in items if item.get("id") == item_id), None)
 
@@ -122,7 +122,7 @@ class InMemoryResponseStore:
         node = self._find(keys, response_id)
         if node is None:
             return False
-        node.data = None
+        node.is_deleted = True
         return True
 
     def _name(self, keys: IsolationKeys, response_id: str, body: str) -> None:
@@ -145,7 +145,7 @@ class InMemoryResponseStore:
                 node.expires_at = now + self._retention_s
 
     def _alive(self, node: _Node | None) -> _Node | None:
-        if node is None or node.data is None or node.expires_at < self._clock():
+        if node is None or node.is_deleted or node.expires_at < self._clock():
             return None
         return node
 
@@ -159,10 +159,6 @@ class InMemoryResponseStore:
             node = node.parent
         chain.reverse()
         return chain
-
-
-def _turn(node: _Node) -> StoredTurn:
-    return _decode(node.data or b"")
 
 
 def _require_user(keys: IsolationKeys) -> None:

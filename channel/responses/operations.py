@@ -191,17 +191,17 @@ class ResponseOperations:
             tools=response.tools,
             tool_choice=response.tool_choice,
             parallel_tool_calls=response.parallel_tool_calls,
-            options={
-                name: value
-                for name in self._allowed
-                if (value := getattr(request, name)) is not None
-            },
+            options=self._options_of(request) if self._allowed else {},
             session=ChannelSession(continued) if continued else None,
             metadata=response.metadata,
             attributes=attributes,
             stream=bool(request.stream),
             identity=ChannelIdentity(self._options.name, who) if who else None,
         )
+
+    def _options_of(self, request: CreateResponse) -> dict[str, Any]:
+        given = ((name, getattr(request, name)) for name in self._allowed)
+        return {name: value for name, value in given if value is not None}
 
     async def _hooked(
         self, hook: ChannelRunHook, asked: ChannelRequest, branch: Branch, body: bytes

@@ -214,5 +214,10 @@ class Activity:
             "name": self._name,
             "arguments": arguments,
             "output": output,
-            "error": error,
+            "error": _tool_error(error) if error is not None else None,
         }
+
+
+def _tool_error(text: str) -> dict[str, Any]:
+    """Return an `mcp_call`'s error: OpenAI's clients read an object, with content as MCP has it."""
+    return {"type": "mcp_tool_execution_error", "content": [{"type": "text", "text": text}]}
