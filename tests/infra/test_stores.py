@@ -492,7 +492,7 @@ async def test_random_trees_are_kept_like_a_dictionary_of_paths(
     random = Random(7)
     paths: dict[str, list[str]] = {}
     deleted: set[str] = set()
-    for number in range(40):
+    for number in range(30):
         after = random.choice([None, *paths]) if number else None
         path = paths.get(after or "", [])
         branch = await store.branch(ann, after)

@@ -20,7 +20,7 @@ from tests.infra.turns import add, answer, chain, noise, own_secret, texts, turn
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def metered(dynalite_endpoint: str, dynalite_client: Any) -> Iterator[tuple[Any, Meter]]:
     with engines.connected(None, dynalite_endpoint) as client:
         yield client, Meter(client)
@@ -28,14 +28,17 @@ def metered(dynalite_endpoint: str, dynalite_client: Any) -> Iterator[tuple[Any,
 
 @pytest.fixture
 def store(metered: tuple[Any, Meter], clock: MovableClock) -> DynamoDBResponseStore:
+    client, _ = metered
     return DynamoDBResponseStore(
-        metered[0], engines.TABLE, secret=own_secret(), clock=clock, aliases=True
+        client, engines.TABLE, secret=own_secret(), clock=clock, aliases=True
     )
 
 
 @pytest.fixture
 def meter(metered: tuple[Any, Meter]) -> Meter:
-    return metered[1]
+    _, meter = metered
+    meter.take()
+    return meter
 
 
 async def test_a_thousand_turns_cost_one_write_each_and_one_query_to_continue(

@@ -215,20 +215,20 @@ async def test_a_renewal_is_bounded_and_begins_with_the_oldest(
 async def test_a_renewal_counts_chunks_and_renews_them_before_their_turn(
     store: DynamoDBResponseStore, watched: Watched, clock: MovableClock, ann: IsolationKeys
 ) -> None:
-    root = await add(store, ann, None, noise(400_000))
+    root = await add(store, ann, None, noise(330_000))
     clock.now += MONTH_S * 0.6
 
     await store.branch(ann, root)
 
     assert [keys.is_chunk_key(key) for key in watched.updated] == [True, True, False]
     clock.now += MONTH_S * 0.6
-    assert await texts(store, ann, root) == [noise(400_000)]
+    assert await texts(store, ann, root) == [noise(330_000)]
 
 
 async def test_a_chunk_that_is_gone_is_a_gap(
     store: DynamoDBResponseStore, moto_client: Any, ann: IsolationKeys
 ) -> None:
-    root = await add(store, ann, None, noise(400_000))
+    root = await add(store, ann, None, noise(330_000))
     child = await add(store, ann, root)
     partition, chunk = await a_chunk_of(store, moto_client, ann, root)
 
@@ -244,7 +244,7 @@ async def test_a_chunk_that_is_gone_is_a_gap(
 async def test_a_chunk_that_is_damaged_is_an_error(
     store: DynamoDBResponseStore, moto_client: Any, ann: IsolationKeys
 ) -> None:
-    root = await add(store, ann, None, noise(400_000))
+    root = await add(store, ann, None, noise(330_000))
     partition, chunk = await a_chunk_of(store, moto_client, ann, root)
 
     moto_client.update_item(
