@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from socket import create_server, socket
+from socket import IPPROTO_TCP, TCP_NODELAY, create_server, socket
 
 import uvicorn
 from botocore.exceptions import BotoCoreError, ClientError
@@ -48,6 +48,9 @@ def listening(port: int) -> Iterator[socket]:
         msg = f"The setting PORT is {port}, but that port cannot be used ({reason}): name a free one, or 0 for any."
         raise SettingsError(msg) from error
     with listener:
+        # asyncio only does this for sockets that it made; without it, each reply to a kept-alive
+        # connection waits 40 ms for the client's delayed acknowledgement.
+        listener.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
         yield listener
 
 
