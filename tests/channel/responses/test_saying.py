@@ -63,8 +63,10 @@ def test_a_tool_finishes_with_an_output_or_an_error() -> None:
     say(stream, ToolFinished("b", error="no net"), now)
     say(stream, Finish(), now)
 
-    ended = [(item["output"], item["error"]) for item in stream.response.output]
-    assert ended == [("found", None), (None, "no net")]
+    found, failed = stream.response.output
+    assert (found["status"], found["output"], found["error"]) == ("completed", "found", None)
+    assert (failed["status"], failed["output"]) == ("failed", None)
+    assert failed["error"]["content"] == [{"type": "text", "text": "no net"}]
 
 
 def test_usage_is_added_by_its_names() -> None:

@@ -84,7 +84,8 @@ def mcp_item(
         "name": "search",
         "arguments": arguments,
         "output": output,
-        "error": error,
+        "error": error
+        and {"type": "mcp_tool_execution_error", "content": [{"type": "text", "text": error}]},
     }
 
 
