@@ -1,0 +1,41 @@
+"""The local server as users start it: a process of its own on a free port of 127.0.0.1."""
+
+import selectors
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+
+
+START_S = 30.0
+
+
+@contextmanager
+def running(**environ: str) -> Iterator[str]:
+    """Start `lambda-responses run`; give its root URL once it is ready, and stop it at the end."""
+    command = [sys.executable, "-c", "from handler.cli import main; main(['run'])"]
+    with subprocess.Popen(
+        command,
+        env={"PORT": "0", "DEMO_DELAY_MS": "0", **environ},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            root = _root_url(process)
+            # It listens before it says so, and answers once its start-up is through.
+            httpx.get(f"{root}/readiness", timeout=START_S).raise_for_status()
+            yield root
+        finally:
+            process.terminate()
+            process.communicate(timeout=10)
+
+
+def _root_url(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        assert selector.select(START_S), "the server did not say where it listens"
+    first = process.stdout.readline()
+    return first.rpartition(" ")[2].strip().removesuffix("/v1")
