@@ -47,7 +47,7 @@ class Wire:
             {"type": "http.request", "body": chunk, "more_body": i < len(chunks) - 1}
             for i, chunk in enumerate(chunks)
         ]
-        self._gone = asyncio.Event()
+        self._said: asyncio.Queue[Message] = asyncio.Queue()
         self._news = asyncio.Event()
         self.gate = asyncio.Event()
         self.gate.set()
@@ -79,7 +79,10 @@ class Wire:
         return asyncio.create_task(self.run(app))
 
     def hang_up(self) -> None:
-        self._gone.set()
+        self._said.put_nowait({"type": "http.disconnect"})
+
+    def say_more(self) -> None:
+        self._said.put_nowait({"type": "http.request", "body": b"", "more_body": False})
 
     async def until(self, text: str) -> None:
         """Wait until the client has read this text."""
@@ -90,8 +93,7 @@ class Wire:
     async def _receive(self) -> Message:
         if self._chunks:
             return self._chunks.pop(0)
-        await self._gone.wait()
-        return {"type": "http.disconnect"}
+        return await self._said.get()
 
     async def _send(self, message: Message) -> None:
         await self.gate.wait()

@@ -8,18 +8,21 @@ from channel.faults import SENSITIVE, fault_facts, log_fault
 LOG = logging.getLogger("tests.faults")
 
 
+def fail() -> None:
+    raise ValueError("secret") from KeyError("secret cause")
+
+
 def failed() -> ValueError:
-    try:
-        raise ValueError("secret") from KeyError("secret cause")
-    except ValueError as error:
-        return error
+    with pytest.raises(ValueError, match="secret") as caught:
+        fail()
+    return caught.value
 
 
 def test_a_fault_is_a_type_a_cause_and_places() -> None:
     facts = fault_facts(failed())
 
     assert (facts["error_type"], facts["error_cause"]) == ("ValueError", "KeyError")
-    assert facts["error_at"][-1].endswith(" in failed")
+    assert facts["error_at"][-1].endswith(" in fail")
     assert "secret" not in str(facts)
 
 

@@ -15,12 +15,18 @@ from channel.agent import (
     AgentEvent,
     Finish,
     FunctionCall,
+    OutputItem,
     TextDelta,
     Turn,
     TurnError,
     Usage,
 )
-from channel.contract import ChannelRequest, HostedRunResult
+from channel.contract import (
+    ChannelIdentity,
+    ChannelRequest,
+    ChannelSession,
+    HostedRunResult,
+)
 from channel.isolation import IsolationKeys
 from channel.memory import InMemoryResponseStore
 from channel.ports import Branch, StoredTurn, StoreError, TurnFacts, TurnTooLargeError
@@ -332,6 +338,24 @@ async def test_after_the_grace_a_failure_is_a_json_reply_with_status_failed() ->
     assert store.outcomes == [("failed", "")]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("steps", range(6))
+async def test_a_failure_as_the_grace_ends_is_one_reply(steps: int, stream: bool) -> None:
+    async def agent(_: Turn) -> AsyncIterator[AgentEvent]:
+        for _step in range(steps):
+            await checkpoint()
+        raise RuntimeError("secret")
+        yield ""
+
+    store = Store()
+    wire = await creating(stream=stream).run(hosted(agent, store, first_event_grace_s=0))
+
+    # BUG: between the timer and its task, the failure is a 500 and the stream begins all the same.
+    kinds = [message["type"] for message in wire.sent]
+    assert kinds.count("http.response.start") == 1
+    assert len(store.saved) == (1 if wire.status == 200 else 0)
+
+
 # Failures after the first event
 
 
@@ -417,6 +441,22 @@ async def test_an_unknown_reason_to_finish_is_a_failure() -> None:
     response = await create(hosted(agent))
 
     assert response["status"] == "failed"
+
+
+async def test_an_item_nested_too_deeply_is_an_ending_and_no_cut() -> None:
+    async def agent(turn: Turn) -> AsyncIterator[AgentEvent]:
+        yield "a"
+        item: dict[str, Any] = {"type": "x"}
+        for _ in range(int(turn.text)):
+            item = {"type": "x", "in": item}
+        yield OutputItem(item)
+
+    app = hosted(agent)
+
+    # BUG: just below the recursion limit the item is taken, and then cannot be written.
+    for depth in range(900, 1000):
+        wire = await creating(stream=True, input=str(depth)).run(app)
+        assert wire.types[-1] in ("completed", "failed")
 
 
 async def test_a_call_that_is_not_permitted_fails_the_turn() -> None:
@@ -650,6 +690,50 @@ async def test_a_write_that_fails_while_the_agent_waits_cancels_it() -> None:
     assert store.outcomes == [("cancelled", "Hel")]
 
 
+async def test_a_client_that_does_not_read_and_then_hangs_up_cancels_the_agent() -> None:
+    is_closed, store = asyncio.Event(), Store()
+
+    async def agent(_: Turn) -> AsyncIterator[AgentEvent]:
+        try:
+            yield "a"
+            yield "b"
+            await asyncio.Event().wait()
+        finally:
+            is_closed.set()
+
+    wire = creating(stream=True)
+    task = wire.start(hosted(agent, store))
+    with anyio.fail_after(5):
+        await wire.until('"delta":"a"')
+    wire.gate.clear()
+    for _ in range(10):
+        await checkpoint()
+    wire.hang_up()
+    wire.error = BrokenPipeError()
+    with anyio.fail_after(5):
+        await is_closed.wait()
+    wire.gate.set()
+    await finished(task)
+
+    assert store.outcomes == [("cancelled", "ab")]
+
+
+async def test_a_server_may_say_more_of_the_request_before_the_client_goes() -> None:
+    cut, store = asyncio.Event(), Store()
+    wire = creating(stream=True)
+    task = wire.start(hosted(patient("Hel", cut), store))
+    with anyio.fail_after(5):
+        await wire.until("Hel")
+    wire.say_more()
+    for _ in range(5):
+        await checkpoint()
+    before = cut.is_set()
+    wire.hang_up()
+    await finished(task)
+
+    assert (before, cut.is_set()) == (False, True)
+
+
 async def test_an_agent_that_swallows_its_cancellation_is_cut_all_the_same() -> None:
     store = Store()
 
@@ -812,6 +896,36 @@ async def test_new_input_items_of_a_run_hook_get_ids() -> None:
     body = response["id"].removeprefix("resp_")
     assert {item["id"] for item in listed} == {f"msg_{body}0000", listed[0]["id"]}
     assert len({item["id"] for item in [*listed, *response["output"]]}) == 3
+
+
+async def test_a_run_hook_sees_what_is_continued_and_who_asks() -> None:
+    seen: list[ChannelRequest] = []
+
+    def hook(request: ChannelRequest, /, **_: Any) -> ChannelRequest:
+        seen.append(request)
+        return request
+
+    app = hosted(says_hello, run_hook=hook)
+    one = await create(app)
+    await create(app, previous_response_id=one["id"], user="u", safety_identifier="s")
+
+    first, second = seen
+    assert (first.channel, first.operation, first.stream) == ("responses", "message.create", False)
+    assert (first.session, first.identity) == (None, None)
+    assert first.attributes == {"response_id": one["id"]}
+    assert second.session == ChannelSession(one["id"])
+    assert second.identity == ChannelIdentity("responses", "s")
+    assert second.attributes["previous_response_id"] == one["id"]
+    assert [item["type"] for item in second.history] == ["message", "message"]
+
+
+async def test_a_run_hook_may_require_a_session() -> None:
+    def hook(request: ChannelRequest, /, **_: Any) -> ChannelRequest:
+        return replace(request, session_mode="required")
+
+    wire = await creating().run(hosted(says_hello, run_hook=hook))
+
+    assert (wire.status, wire.error_body["code"]) == (409, "session_required")
 
 
 async def test_a_run_hook_may_refuse_the_request() -> None:
