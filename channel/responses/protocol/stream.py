@@ -132,7 +132,7 @@ class ResponseStream:
             return []
         caused: list[StreamEvent] = []
         if not isinstance(self._open, Reasoning):
-            caused += self._close_open()
+            caused += self._make_room()
             self._open = Reasoning(*self._place("reasoning"))
             caused += self._open.added(self._next)
         elif new_part:
@@ -155,6 +155,9 @@ class ResponseStream:
         """Call a client's function, whole."""
         self._require_unsettled()
         call_id = call_id or ids.call_id(self._body, self._position + len(self._items))
+        if _encodable(call_id) in self._call_ids:
+            msg = "a function call needs a call id of its own"
+            raise AgentEventError(msg)
         opened = self.function_call_delta(call_id, arguments, name)
         return [*opened, *self._close_open()]
 
@@ -182,10 +185,10 @@ class ResponseStream:
             msg = "a tool started twice under one call id"
             raise AgentEventError(msg)
         plain = _encodable(name), _encodable(arguments), _encodable(server_label)
+        caused = self._make_room() if self._shows_tools else []
         self._activities.add(call_id)
         if not self._shows_tools:
             return []
-        caused = self._close_open()
         activity = self._running[call_id] = Activity(*self._place("mcp_call"), *plain)
         return caused + activity.added(self._next)
 
@@ -216,7 +219,10 @@ class ResponseStream:
             # The same rules as for any call: the request permits it, and it can be answered.
             name, arguments, call_id = (plain.get(k) for k in ("name", "arguments", "call_id"))
             return self.function_call(name or "", arguments or "", call_id)
-        caused = self._close_open()
+        if not isinstance(plain.get("id") or "", str):
+            msg = "an output item has an id that is no text"
+            raise AgentEventError(msg)
+        caused = self._make_room()
         index, item_id = self._place(item_type)
         whole = {"id": item_id, **{k: v for k, v in plain.items() if k != "id" or v}}
         if item_type in ("message", "function_call_output"):
@@ -239,6 +245,10 @@ class ResponseStream:
     ) -> list[StreamEvent]:
         """Add to the tokens used; they appear in the terminal event."""
         self._require_unsettled()
+        counts = (input_tokens, output_tokens, cached_tokens, cache_write_tokens, reasoning_tokens)
+        if not all(type(count) is int for count in counts):
+            msg = "a count of tokens is no integer"
+            raise AgentEventError(msg)
         was = self._usage or ResponseUsage()
         total_in = was.input_tokens + input_tokens
         total_out = was.output_tokens + output_tokens
@@ -308,11 +318,15 @@ class ResponseStream:
     def _place(self, item_type: str) -> tuple[int, str]:
         """Take the next output index, and the item id that goes with it."""
         index = len(self._items)
-        if self._position + index >= ids.MAX_ITEMS:
-            msg = "a turn has too many items"
-            raise AgentEventError(msg)
         self._items.append({})
         return index, ids.item_id(item_type, self._body, self._position + index)
+
+    def _make_room(self) -> list[StreamEvent]:
+        """Close what is open, for another item; raises where the turn can hold no more."""
+        if self._position + len(self._items) >= ids.MAX_ITEMS:
+            msg = "a turn has too many items"
+            raise AgentEventError(msg)
+        return self._close_open()
 
     def _close_open(self, *, finished: bool = True) -> list[StreamEvent]:
         part, self._open = self._open, None
@@ -340,21 +354,21 @@ class ResponseStream:
             if message.kind == kind:
                 return message, []
             return message, message.part_done(self._next) + message.part_added(self._next, kind)
-        caused = self._close_open()
+        caused = self._make_room()
         message = self._open = Message(*self._place("message"))
         return message, caused + message.added(self._next) + message.part_added(self._next, kind)
 
     def _open_call(self, name: str, call_id: str) -> list[StreamEvent]:
         """Open a call, or return nothing where one call is all that the request permits."""
-        if name not in self._tools.names:
+        if _encodable(name) not in self._tools.names:
             msg = "the agent called a function that this request does not permit"
             raise AgentEventError(msg)
         if not call_id or call_id in self._call_ids:
             msg = "a function call needs a call id of its own"
             raise AgentEventError(msg)
         is_one_too_many = bool(self._call_ids) and not self._tools.is_parallel
+        caused = self._close_open() if is_one_too_many else self._make_room()
         self._call_ids.add(call_id)
-        caused = self._close_open()
         if is_one_too_many:
             return caused
         call = self._open = Call(*self._place("function_call"), call_id, name)
@@ -374,7 +388,7 @@ def _encodable(text: str) -> str:
         msg = f"an agent event holds {type(text).__name__} where text belongs"
         raise AgentEventError(msg)
     if text.isascii():
-        return text
+        return str.__str__(text)  # msgspec writes no subclasses
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
