@@ -222,8 +222,9 @@ def as_agent(target: Callable[[Turn], Any]) -> Agent:
     if not callable(target):
         msg = f"an agent is an async generator function over a Turn, not {type(target).__name__}"
         raise TypeError(msg)
-    function = target if inspect.isroutine(target) else type(target).__call__
-    if not inspect.iscoroutinefunction(function):
+    # A function, a method or a partial of one; or else an object that is called like one.
+    functions = (target, type(target).__call__)
+    if not any(inspect.iscoroutinefunction(function) for function in functions):
         return target
 
     async def agent(turn: Turn) -> AsyncIterator[AgentEvent]:
@@ -245,7 +246,7 @@ def load_agent(reference: str) -> Agent:
     Raises `AgentReferenceError` with a sentence that says what was looked for.
     """
     module_name, _, attribute = reference.partition(":")
-    if not module_name or not attribute:
+    if not module_name or not attribute or module_name.startswith("."):
         msg = f"AGENT is {reference!r}; write it as module:attribute, such as my_agent:agent"
         raise AgentReferenceError(msg)
     try:

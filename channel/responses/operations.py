@@ -138,7 +138,7 @@ class ResponseOperations:
     ) -> list[Item]:
         """Return the items with references replaced by what they name, in this tenant's own data."""
         references = [item for item in items if item["type"] == given_input.REFERENCE]
-        known = {item["id"]: item for item in (*history, *items) if "id" in item}
+        known = {item["id"]: item for item in (*history, *items) if isinstance(item.get("id"), str)}
         known = {key: item for key, item in known.items() if item["type"] != given_input.REFERENCE}
         unknown = dict.fromkeys(item["id"] for item in references if item["id"] not in known)
         if len(unknown) > MAX_REFERENCES:
@@ -158,7 +158,7 @@ class ResponseOperations:
         factory = self._options.response_id_factory
         given = msgspec.to_builtins(request)
         echoed = {name: value for name, value in given.items() if name in _ECHOED}
-        if request.service_tier in (None, "auto"):
+        if request.service_tier in (None, "", "auto"):
             echoed["service_tier"] = "default"
         return Response(
             id=factory(request.previous_response_id) if factory else ids.response_id(branch.body),
