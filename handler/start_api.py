@@ -3,6 +3,7 @@
 import json
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,7 +33,8 @@ def start_api(settings: Settings, extra: Sequence[str]) -> int:  # pragma: no co
     with engine(settings, bind) as local, tempfile.TemporaryDirectory() as folder:
         endpoint = (local.dynamodb_endpoint or "").replace(bind, reach)
         variables = Path(folder, "variables.json")
-        variables.write_text(json.dumps({"Parameters": {"DYNAMODB_ENDPOINT": endpoint}}))
+        found = {"DYNAMODB_ENDPOINT": endpoint, "TABLE_NAME": local.table_name}
+        variables.write_text(json.dumps({"Parameters": found}))
         sys.stdout.write(f"The table's engine is {endpoint} for the containers.\n")
         sys.stdout.write("The keys are dev-alpha and dev-beta; a streamed reply comes whole.\n")
         sys.stdout.flush()
@@ -77,7 +79,9 @@ def _engine_hosts() -> tuple[str, str]:  # pragma: no cover
 
 def _serve(command: Sequence[str]) -> int:  # pragma: no cover
     with subprocess.Popen(command) as server:
-        try:
-            return server.wait()
-        except KeyboardInterrupt:  # the terminal has told sam, too
-            return server.wait()
+        signal.signal(signal.SIGTERM, lambda *_: server.terminate())
+        while True:
+            try:
+                return server.wait()
+            except KeyboardInterrupt:  # the terminal has told sam, too, which stops its containers
+                continue

@@ -36,6 +36,7 @@ def _name_request(record: logging.LogRecord) -> bool:
     """Add the id that the client sees, from the context of the request: turns may run side by side."""
     if identifier := request_id.get():
         record.correlation_id = identifier
+    vars(record).pop("taskName", None)  # Python 3.12 adds it, and it says nothing
     return True
 
 
@@ -60,4 +61,4 @@ class _Readable(logging.Formatter):
         return "\n".join([" ".join([first, *values]), *lines, *rest])
 
 
-_STANDARD: Final = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
+_STANDARD: Final = {*vars(logging.makeLogRecord({})), "message", "asctime"}
