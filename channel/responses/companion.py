@@ -1,7 +1,7 @@
 """What runs beside a turn while its agent waits: the end of the grace, and the client's going away."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from types import coroutine
 from typing import Any, TypeVar
 
@@ -17,9 +17,12 @@ class Companion:
     """Begins with the agent's first wait, so that an agent that never waits pays nothing for it."""
 
     def __init__(
-        self, receive: Receive, end_grace: Callable[[], Awaitable[None]], grace_s: float
+        self,
+        receive: Receive,
+        end_grace: Callable[[], Coroutine[Any, Any, None] | None],
+        grace_s: float,
     ) -> None:
-        """`end_grace` is called once, `grace_s` seconds after the first wait."""
+        """`end_grace` is called once, `grace_s` seconds after the first wait; what it returns is run."""
         self._receive = receive
         self._end_grace = end_grace
         self._grace_s = grace_s
@@ -72,7 +75,9 @@ class Companion:
         self._timer = loop.call_later(self._grace_s, self._on_grace_end)
 
     def _on_grace_end(self) -> None:
-        self._ending = asyncio.ensure_future(self._end_grace())
+        write = self._end_grace()
+        if write is not None:
+            self._ending = asyncio.ensure_future(write)
 
     async def _watch_client(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

@@ -8,7 +8,7 @@ no timer.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -126,11 +126,15 @@ class TurnRun:
         await self._conclude(observer, status, failure=failure)
         await observer.close()
 
-    async def _end_grace(self, observer: Observer) -> None:
-        """Let the reply begin without the agent: a failure is told inside of it from here on."""
-        if not self._is_committed:
-            self._is_committed = True
-            await observer.flush()
+    def _end_grace(self, observer: Observer) -> Coroutine[Any, Any, None] | None:
+        """Let the reply begin without the agent: a failure is told inside of it from here on.
+
+        That counts at once; the write, if there is one, is the caller's to run.
+        """
+        if self._is_committed:
+            return None
+        self._is_committed = True
+        return observer.flush()
 
     async def _forward_all(self, observer: Observer, companion: Companion) -> None:
         """Forward the agent's events until it ends, is cut off, or finishes the response."""
