@@ -55,7 +55,7 @@ class SSEWriter:
 
     def take(self, events: Sequence[StreamEvent], /) -> bool:
         """Add events to what is ready; return whether it should be flushed now."""
-        is_due = False
+        is_due, size = False, 0
         for event in events:
             if type(event) is OutputTextDelta:
                 # `frame` with its constant part written out: nearly all events are text deltas.
@@ -65,10 +65,12 @@ class SSEWriter:
             else:
                 data = frame(event)
             self._ready.append(data)
-            self._size += len(data)
+            size = len(data)
+            self._size += size
             self.has_ready = True
             self._taken = event.sequence_number
-        return is_due or self._size >= MAX_BATCH_BYTES
+        # Due before it overflows: one event more like the last would take another write.
+        return is_due or self._size + size > MAX_BATCH_BYTES
 
     async def flush(self) -> None:
         """Write what is ready."""
