@@ -36,6 +36,11 @@ class Principal(Struct, frozen=True):
     name: str
     is_delegate: bool = False
 
+    def __post_init__(self) -> None:
+        if "/" in self.name:
+            msg = "A principal's name holds no slash: that is where a delegate's users begin."
+            raise ValueError(msg)
+
 
 class Caller(Struct, frozen=True):
     """An authenticated request's principal, and the partition that is theirs."""

@@ -93,6 +93,8 @@ class AgentHost:
 class _App(Starlette):
     def build_middleware_stack(self) -> ASGIApp:
         # Without Starlette's own two layers for errors: `ErrorReplies` answers for all of them.
+        # A slash too many is an unknown URL, not a redirect to where the `Host` header says.
+        self.router.redirect_slashes = False
         app: ASGIApp = self.router
         for middleware, args, kwargs in reversed(self.user_middleware):
             app = middleware(app, *args, **kwargs)
@@ -122,17 +124,21 @@ def _routes(contributions: Iterable[tuple[Channel, ChannelContribution]]) -> lis
     # Readiness comes first, so that no channel shadows it.
     routes: list[BaseRoute] = [Route(READINESS_PATH, _readiness, methods=["GET"])]
     for channel, contribution in contributions:
-        routes += [_below(channel.path, route) for route in contribution.routes]
+        routes += _below(channel.path, contribution.routes)
     return routes
 
 
-def _below(path: str, route: BaseRoute) -> BaseRoute:
+def _below(path: str, routes: Sequence[BaseRoute]) -> list[BaseRoute]:
     if not path:
-        return route
-    if type(route) is Route:
-        # One match instead of a mount's two; the routes are the same.
-        return Route(path + route.path, route.endpoint, methods=sorted(route.methods or ()))
-    return Mount(path, routes=[route])
+        return [*routes]
+    # One match instead of a mount's two; the routes are the same. The mount takes what is left.
+    plain = [
+        Route(path + route.path, route.endpoint, methods=sorted(route.methods or ()))
+        for route in routes
+        if type(route) is Route
+    ]
+    others = [route for route in routes if type(route) is not Route]
+    return [*plain, Mount(path, routes=others)] if others else [*plain]
 
 
 async def _readiness(_request: Request) -> PlainTextResponse:
