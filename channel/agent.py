@@ -138,7 +138,8 @@ class TurnError(Exception):
         param: str | None = None,
     ) -> None:
         super().__init__(message)
-        self.message = message
+        # What a failure says can always be written, or there would be no telling of it.
+        self.message = message.encode(errors="replace").decode()
         self.code = code
         self.status = status
         self.param = param

@@ -108,7 +108,7 @@ class Authentication:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request through as its caller's, or raise `RequestError` (401)."""
-        if scope["type"] != "http" or scope["path"] == READINESS_PATH:
+        if scope["type"] == "lifespan" or scope["path"] == READINESS_PATH:
             await self._app(scope, receive, send)
             return
         headers = {name: value for name, value in scope["headers"] if name in _HEADERS}

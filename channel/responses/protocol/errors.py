@@ -49,7 +49,8 @@ def error_body(
     message: str, *, status: int, param: str | None = None, code: str | None = None
 ) -> dict[str, Any]:
     """Return `{"error": {message, type, param, code}}`: all four keys, as OpenAI's SDKs read them."""
-    return {"error": {"message": message, "type": error_type(status), "param": param, "code": code}}
+    said = message.encode(errors="replace").decode()
+    return {"error": {"message": said, "type": error_type(status), "param": param, "code": code}}
 
 
 def response_not_found(response_id: str) -> RequestError:
