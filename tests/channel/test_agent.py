@@ -96,7 +96,6 @@ class Answerer:
         (Answerer().answer, ["answered hi"]),
         (Answerer().generate, ["generated hi"]),
         (partial(generates), ["hi", "!"]),
-        # BUG: a partial of a coroutine function is not adapted, and fails at every turn.
         (partial(answers), ["hi"]),
     ],
 )
@@ -261,7 +260,6 @@ def test_a_wrong_reference_is_one_sentence(reference: str, sentence: str) -> Non
     "reference", [".my_agent:agent", "my_agent:..agent", "./my_agent.py:agent"]
 )
 def test_an_odd_reference_is_one_sentence_too(reference: str) -> None:
-    # BUG: a relative module is importlib's TypeError.
     with pytest.raises(AgentReferenceError):
         load_agent(reference)
 

@@ -143,7 +143,6 @@ async def test_the_lifespan_needs_no_key() -> None:
 
 
 async def test_a_websocket_does_not_come_in_without_a_key() -> None:
-    # BUG (ahead of the WebSocket issue): every scope but http passes unauthenticated.
     app = App()
     scope = {"type": "websocket", "path": "/v1/responses", "headers": []}
 
@@ -177,7 +176,6 @@ async def test_the_headers_of_another_key_mean_nothing() -> None:
 
 
 def test_a_principal_is_never_a_user_of_a_delegate() -> None:
-    # BUG: nothing refuses a name with a slash, which is what this isolation rests on.
     with pytest.raises(ValueError, match="slash"):
         isolation_keys(Principal("agency/ann"), None, None)
 

@@ -110,7 +110,6 @@ async def test_every_route_of_a_channel_is_reached_whatever_its_kind() -> None:
     )
     host = hosting(other)
 
-    # BUG: each route that is no plain Route becomes a mount of its own, and the first takes all.
     assert (await ask(host, "/other/hello")).body == b"hello"
     assert (await ask(host, "/other/inner/hello")).body == b"hello"
 

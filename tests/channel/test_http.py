@@ -78,7 +78,6 @@ async def test_a_body_is_read_whole(messages: list[Message], body: bytes) -> Non
 async def test_a_body_too_large_is_a_413_as_soon_as_it_is_known(
     headers: list[tuple[bytes, bytes]], messages: list[Message]
 ) -> None:
-    # BUG: 5,000 digits are more than `int` takes, a ValueError.
     with pytest.raises(RequestError) as caught:
         await read_body(scope_of(*headers), receiving(*messages))
 
@@ -171,7 +170,6 @@ async def test_a_401_says_how_to_authenticate() -> None:
 async def test_a_request_error_may_hold_any_text() -> None:
     wire = await served(raising(RequestError("no \ud800\0é", param="é")))
 
-    # BUG: a lone surrogate cannot be encoded, and the reply itself fails.
     assert wire.status == 400
 
 

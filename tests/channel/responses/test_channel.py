@@ -152,7 +152,6 @@ async def test_empty_objects_are_echoed_with_what_a_reader_requires(empty: str) 
 async def test_the_service_tier_is_never_empty(tier: str | None) -> None:
     response = await create(hosted(recalls), service_tier=tier)
 
-    # BUG: an empty one is echoed.
     assert response["service_tier"] == "default"
 
 
@@ -416,7 +415,6 @@ async def test_a_passed_item_never_makes_a_response_that_cannot_be_continued_wit
     one = await create(app, tools=[F])
     two = await creating(previous_response_id=one["id"]).run(app)
 
-    # BUG: an unhashable id is a 500 at every continuation.
     assert two.status in (200, 400)
 
 
@@ -430,7 +428,6 @@ async def test_usage_that_is_no_integer_never_makes_a_record_that_cannot_be_read
     app = hosted(agent)
     one = await create(app)
 
-    # BUG: stored as it is; every read of it is a 500.
     assert (await get(app, f"/v1/responses/{one['id']}")).status == 200
 
 
@@ -496,7 +493,6 @@ async def test_too_many_references_are_refused_before_any_is_read() -> None:
 async def test_a_reference_beside_an_item_with_an_odd_id_does_no_harm() -> None:
     odd = {"type": "acme:thing", "id": []}
 
-    # BUG: TypeError (unhashable), a 500.
     wire = await creating(input=[odd, {"id": "msg_1"}]).run(hosted(recalls))
 
     assert wire.status in (400, 404)
@@ -717,7 +713,6 @@ async def test_every_error_has_openais_shape_and_a_request_id(
 async def test_a_slash_at_the_end_is_no_redirect_to_a_host_of_the_clients_choosing() -> None:
     wire = await request("POST", "/v1/responses/", {"input": "hi"}).run(hosted(recalls))
 
-    # BUG: Starlette redirects (307, no body) to what the `Host` header says, over plain HTTP.
     assert "location" not in wire.headers
 
 

@@ -101,7 +101,6 @@ async def test_an_agent_that_never_waits_is_written_in_few_whole_batches() -> No
     assert all(write.endswith(b"\n\n") for write in wire.writes)
     assert all(len(write) <= 16 * 1024 for write in wire.writes)
     assert first.count(b"event: response.output_text.delta\n") == 1
-    # BUG: each batch overflows by one event, so that every other write holds one event alone.
     assert len(wire.writes) <= len(wire.body) // (15 * 1024) + 4
     assert len(deltas(wire)) == 1000
 
@@ -350,7 +349,6 @@ async def test_a_failure_as_the_grace_ends_is_one_reply(steps: int, stream: bool
     store = Store()
     wire = await creating(stream=stream).run(hosted(agent, store, first_event_grace_s=0))
 
-    # BUG: between the timer and its task, the failure is a 500 and the stream begins all the same.
     kinds = [message["type"] for message in wire.sent]
     assert kinds.count("http.response.start") == 1
     assert len(store.saved) == (1 if wire.status == 200 else 0)
@@ -396,7 +394,6 @@ async def test_a_turn_error_with_odd_text_still_ends_the_stream(store: bool) -> 
 
     wire = await creating(stream=True, store=store).run(hosted(agent))
 
-    # BUG: what cannot be encoded cuts the stream off without a terminal event (store: false).
     assert wire.types[-1] == "failed"
 
 

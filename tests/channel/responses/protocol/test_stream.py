@@ -999,7 +999,6 @@ def begun(shows_tools: bool) -> ResponseStream:
     return stream
 
 
-# BUG: some of these are taken, or are another exception (see the report).
 @pytest.mark.parametrize("shows_tools", [False, True])
 @pytest.mark.parametrize(("method", "arguments"), ILLEGAL)
 def test_an_illegal_agent_event_is_an_error_and_changes_nothing(
@@ -1068,7 +1067,6 @@ def test_a_turn_with_too_many_items_fails_with_every_item_closed(method: str) ->
         "tool_started": {"call_id": "t", "name": "n", "arguments": "{}", "server_label": "s"},
     }
 
-    # BUG: the open item's closing events are lost.
     with pytest.raises(AgentEventError):
         speak(stream, method, arguments[method])
 
@@ -1122,7 +1120,6 @@ class MarkedText(str):
 def test_text_of_a_subclass_of_str_is_text() -> None:
     stream = machine()
 
-    # BUG: msgspec encodes exact `str` only.
     first = wire(stream.text_delta(MarkedText("Hel")))
     more = wire(stream.text_delta(MarkedText("lo")))
 
@@ -1185,6 +1182,5 @@ def test_a_whole_call_under_the_id_of_an_open_one_is_an_error() -> None:
     stream = machine("f")
     stream.function_call_delta("call_1", '{"a":1}', "f")
 
-    # BUG: its arguments are appended to those of the open call.
     with pytest.raises(AgentEventError):
         stream.function_call("f", '{"a":1}', "call_1")
