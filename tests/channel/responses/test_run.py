@@ -354,6 +354,18 @@ async def test_a_failure_as_the_grace_ends_is_one_reply(steps: int, stream: bool
     assert len(store.saved) == (1 if wire.status == 200 else 0)
 
 
+async def test_the_end_of_the_grace_changes_nothing_once_the_agent_has_spoken() -> None:
+    async def agent(_: Turn) -> AsyncIterator[AgentEvent]:
+        yield "a"
+        for _step in range(5):
+            await checkpoint()
+        yield "b"
+
+    wire = await creating(stream=True).run(hosted(agent, first_event_grace_s=0))
+
+    assert deltas(wire) == ["a", "b"]
+
+
 # Failures after the first event
 
 
