@@ -9,6 +9,7 @@ from starlette.routing import BaseRoute
 
 from channel.agent import Agent, AgentEvent, TextDelta
 from channel.auth import Caller
+from channel.faults import HookError
 from channel.responses.protocol.items import Item
 
 
@@ -102,10 +103,6 @@ ChannelResponseHook: TypeAlias = Callable[
     [HostedRunResult[Any]], HostedRunResult[Any] | Awaitable[HostedRunResult[Any]]
 ]
 """Called with the finished result before it is stored and sent: returns it, or another one."""
-
-
-class HookError(Exception):
-    """A hook did what its contract forbids: the host's fault, never the client's."""
 
 
 async def apply_run_hook(

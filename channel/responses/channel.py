@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Collection
+from time import monotonic
 from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct
@@ -94,7 +95,7 @@ class ResponsesChannel:
     def contribute(self, context: ChannelContext, /) -> ChannelContribution:
         """Return the routes."""
         operations = ResponseOperations(context, self._store, self._options, self._clock)
-        create = _Create(operations, self._keepalive_s, self._telemetry, self._clock)
+        create = _Create(operations, self._keepalive_s, self._telemetry)
         stored = _Stored(operations)
         models = _Models(self._options.model, self._created)
         one = "/responses/{response_id}"
@@ -118,15 +119,13 @@ class _Create:
         operations: ResponseOperations,
         keepalive_s: float,
         telemetry: Telemetry | None,
-        clock: Clock,
     ) -> None:
         self._operations = operations
         self._keepalive_s = keepalive_s
         self._telemetry = telemetry
-        self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started_at = self._clock()
+        started_at = monotonic()
         body = await read_body(scope, receive)
         request, turn = await self._operations.create(
             caller_of(scope), body, request_id=request_id.get()
@@ -135,27 +134,20 @@ class _Create:
         observer: Observer = (
             SSEWriter(send, keepalive_s=self._keepalive_s) if is_stream else Unobserved()
         )
+        outcome = "cancelled"
         try:
             await turn.run(observer, receive)
+            outcome = str(turn.response.status)
         except FailedBeforeReplyError as error:
+            outcome = "failed"
             await _failed(error.cause).send_to(send)
             return
         finally:
             if self._telemetry is not None:
-                self._telemetry.turn_finished(self._facts(turn, started_at, is_stream=is_stream))
+                facts = _facts(turn, outcome, started_at, is_stream=is_stream)
+                self._telemetry.turn_finished(facts)
         if not is_stream:
             await _whole(turn).send_to(send)
-
-    def _facts(self, turn: TurnRun, started_at: float, *, is_stream: bool) -> TurnFacts:
-        response, first, usage = turn.response, turn.first_event_at, turn.response.usage
-        return TurnFacts(
-            outcome=str(response.status) if response.status.is_terminal else "failed",
-            duration_ms=(self._clock() - started_at) * 1000,
-            first_event_ms=None if first is None else (first - started_at) * 1000,
-            input_tokens=usage.input_tokens if usage else 0,
-            output_tokens=usage.output_tokens if usage else 0,
-            stream=is_stream,
-        )
 
 
 class _Stored:
@@ -232,6 +224,8 @@ def _whole(turn: TurnRun) -> JSONReply:
 
 def _failed(cause: Exception) -> JSONReply:
     """Return the error of an agent that failed before its first event; it has run, so no retry."""
+    if isinstance(cause, RequestError):
+        raise cause
     if isinstance(cause, TurnError):
         return error_reply(
             cause.message,
@@ -243,3 +237,15 @@ def _failed(cause: Exception) -> JSONReply:
     log_fault(_LOG, "agent failed", cause)
     said = f"The agent failed to answer. Request id: {request_id.get()}"
     return error_reply(said, status=500, headers=_NO_RETRY)
+
+
+def _facts(turn: TurnRun, outcome: str, started_at: float, *, is_stream: bool) -> TurnFacts:
+    first, usage = turn.first_event_at, turn.response.usage
+    return TurnFacts(
+        outcome=outcome,
+        duration_ms=(monotonic() - started_at) * 1000,
+        first_event_ms=None if first is None else (first - started_at) * 1000,
+        input_tokens=usage.input_tokens if usage else 0,
+        output_tokens=usage.output_tokens if usage else 0,
+        stream=is_stream,
+    )

@@ -58,6 +58,14 @@ class Companion:
                 # The cancellation was ours, whatever the agent made of it.
                 self._turn.uncancel()
 
+    def lose_client(self) -> None:
+        """Note that the client is gone, and end the agent's wait."""
+        if self.is_client_gone:
+            return
+        self.is_client_gone = True
+        if self._is_waiting and self._turn is not None:
+            self._turn.cancel()
+
     async def dismiss(self) -> None:
         """End what runs beside the turn; a write that has begun is finished."""
         if self._timer is not None:
@@ -82,6 +90,4 @@ class Companion:
     async def _watch_client(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self.is_client_gone = True
-        if self._is_waiting and self._turn is not None:
-            self._turn.cancel()
+        self.lose_client()

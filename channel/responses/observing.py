@@ -1,6 +1,6 @@
 """Observers: what becomes of a turn's stream events. SSE is one; here are the contract and nobody."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from channel.responses.protocol.events import StreamEvent
@@ -9,14 +9,12 @@ from channel.responses.protocol.events import StreamEvent
 class Observer(Protocol):
     """What becomes of the stream events."""
 
+    on_gone: Callable[[], None] | None
+    """Called once where nobody reads any more."""
+
     @property
     def has_ready(self) -> bool:
         """Whether there is something to flush."""
-        ...
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether nobody reads any more."""
         ...
 
     def take(self, events: Sequence[StreamEvent], /) -> bool:
@@ -31,12 +29,19 @@ class Observer(Protocol):
         """Bring out what was taken; nothing follows."""
         ...
 
+    def abandon(self) -> None:
+        """Stop where it is, if it was not closed: no timer and no task is left behind."""
+        ...
+
 
 class Unobserved:
     """A stream that nobody watches: its response is all that counts."""
 
     has_ready = False
-    is_gone = False
+
+    def __init__(self) -> None:
+        """Watch nothing."""
+        self.on_gone: Callable[[], None] | None = None
 
     def take(self, _events: Sequence[StreamEvent], /) -> bool:
         """Drop the events."""
@@ -46,4 +51,7 @@ class Unobserved:
         """Do nothing."""
 
     async def close(self) -> None:
+        """Do nothing."""
+
+    def abandon(self) -> None:
         """Do nothing."""

@@ -18,6 +18,7 @@ from channel.contract import (
     ChannelSession,
     apply_run_hook,
 )
+from channel.faults import HookError
 from channel.ports import Branch, Clock, ResponseStore, StoredTurn
 from channel.responses.protocol import ids, input as given_input
 from channel.responses.protocol.errors import (
@@ -213,6 +214,8 @@ class ResponseOperations:
             target=self._context.target,
             protocol_request=msgspec.json.decode(body),
         )
+        if changed.caller != asked.caller:
+            raise HookError("a run hook may not change the caller of a request")
         taken = {item["id"] for item in changed.history}
         return replace(changed, input=given_input.with_ids(changed.input, branch.body, taken))
 
@@ -224,19 +227,19 @@ class ResponseOperations:
         *,
         request_id: str,
     ) -> TurnRun:
-        tools = response.tools
-        names = permitted_names(tools, response.tool_choice) if tools else frozenset[str]()
+        tools = asked.tools
+        names = permitted_names(tools, asked.tool_choice) if tools else frozenset[str]()
         stream = ResponseStream(
             response,
             body=branch.body,
             position=len(asked.input),
-            tools=ToolPolicy(names, response.parallel_tool_calls),
+            tools=ToolPolicy(names, asked.parallel_tool_calls),
             shows_tools=self._options.shows_tools,
         )
         save = partial(self._store.save, asked.caller.keys, branch) if response.store else None
         return TurnRun(
             stream,
-            self._context.run_stream(asked),
+            partial(self._context.run_stream, asked),
             turn_input=asked.input,
             save=save,
             clock=self._clock,

@@ -9,6 +9,7 @@ no timer.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from time import monotonic
 from typing import Any, Final
 
 import msgspec
@@ -18,12 +19,11 @@ from channel.agent import AgentEvent, TurnError
 from channel.contract import (
     ChannelResponseHook,
     ChannelStreamTransformHook,
-    HookError,
     HostedRunResult,
     checked_hook_result,
     settled,
 )
-from channel.faults import log_fault
+from channel.faults import HookError, log_fault
 from channel.http import ClientGoneError
 from channel.ports import Clock, StoredTurn, StoreError, TurnTooLargeError
 from channel.responses.companion import Companion
@@ -67,7 +67,7 @@ class TurnRun:
     def __init__(
         self,
         stream: ResponseStream,
-        events: AsyncIterator[AgentEvent],
+        start_agent: Callable[[], AsyncIterator[AgentEvent]],
         *,
         turn_input: Sequence[Item],
         save: Save | None,
@@ -76,9 +76,9 @@ class TurnRun:
         hooks: TurnHooks,
         apology: str,
     ) -> None:
-        """Prepare to run the agent's events through the stream."""
+        """Prepare to run what `start_agent` begins through the stream."""
         self._stream = stream
-        self._events = events
+        self._start_agent = start_agent
         self._input = turn_input
         self._save = save
         self._clock = clock
@@ -103,9 +103,17 @@ class TurnRun:
         """
         observer.take(self._stream.start())
         companion = Companion(receive, lambda: self._end_grace(observer), self._grace_s)
-        failure: ResponseFailure | None = None
+        observer.on_gone = companion.lose_client
         try:
-            await self._forward_all(observer, companion)
+            await self._run(observer, companion)
+            await observer.close()
+        finally:
+            observer.abandon()
+
+    async def _run(self, observer: Observer, companion: Companion) -> None:
+        is_finished, failure = False, None
+        try:
+            is_finished = await self._forward_all(observer, companion)
         except asyncio.CancelledError:
             # The server stops: what was said so far is kept as what it is.
             if self._is_committed:
@@ -121,10 +129,8 @@ class TurnRun:
                 await companion.dismiss()
         if companion.is_client_gone and not self._is_committed:
             raise ClientGoneError
-        is_cut = companion.is_client_gone or observer.is_gone
-        status = Status.FAILED if failure else Status.CANCELLED if is_cut else Status.COMPLETED
-        await self._conclude(observer, status, failure=failure)
-        await observer.close()
+        ending = Status.COMPLETED if is_finished else Status.CANCELLED
+        await self._conclude(observer, Status.FAILED if failure else ending, failure=failure)
 
     def _end_grace(self, observer: Observer) -> Coroutine[Any, Any, None] | None:
         """Let the reply begin without the agent: a failure is told inside of it from here on.
@@ -136,12 +142,13 @@ class TurnRun:
         self._is_committed = True
         return observer.flush()
 
-    async def _forward_all(self, observer: Observer, companion: Companion) -> None:
-        """Forward the agent's events until it ends, is cut off, or finishes the response."""
-        stream, transform, advance = self._stream, self._hooks.transform, self._events.__anext__
+    async def _forward_all(self, observer: Observer, companion: Companion) -> bool:
+        """Forward the agent's events; return whether it finished, rather than was cut off."""
+        events = self._start_agent()
+        stream, transform, advance = self._stream, self._hooks.transform, events.__anext__
         is_exhausted = False
         try:
-            while not (stream.is_settled or companion.is_client_gone or observer.is_gone):
+            while not (stream.is_settled or companion.is_client_gone):
                 step: Any = advance().__await__()
                 try:
                     parked = step.send(None)
@@ -151,20 +158,21 @@ class TurnRun:
                     before = observer.flush if self._is_committed and observer.has_ready else None
                     event = await companion.wait(step, parked, before)
                     if companion.is_client_gone:
-                        return
+                        return False
                 if transform is not None and (event := await settled(transform(event))) is None:
                     continue
                 caused = stream.text_delta(event) if type(event) is str else self._say(event)
                 if self.first_event_at is None:
                     self._is_committed = True
-                    self.first_event_at = self._clock()
+                    self.first_event_at = monotonic()
                 if observer.take(caused):
                     await observer.flush()
         except StopAsyncIteration:
             is_exhausted = self._is_committed = True
         finally:
             if not is_exhausted:
-                await _close(self._events)
+                await _close(events)
+        return is_exhausted or stream.is_settled
 
     def _say(self, event: AgentEvent) -> list[StreamEvent]:
         return say(self._stream, event, self._now)
@@ -176,18 +184,25 @@ class TurnRun:
         stream = self._stream
         if not stream.is_settled or failure is not None:
             observer.take(stream.settle(status, now=self._now(), failure=failure))
-        try:
-            if self._hooks.response is not None:
+        if self._hooks.response is not None:
+            try:
                 await self._apply_response_hook(self._hooks.response)
-            if self._save is not None:
-                keeping = self._keep(self._save)
+            except Exception as error:  # noqa: BLE001 - told as the failure that it is
+                self._fail(error)
+                # What the hook should have looked at goes nowhere.
+                stream.response = msgspec.structs.replace(stream.response, output=[])
+        if self._save is not None:
+            keeping = self._keep(self._save)
+            try:
                 await (eagerly(keeping, observer.flush) if observer.has_ready else keeping)
                 self.is_kept = True
-        except Exception as error:  # noqa: BLE001 - told as the failure that it is
-            observer.take(
-                stream.settle(Status.FAILED, now=self._now(), failure=self._failure(error))
-            )
+            except Exception as error:  # noqa: BLE001 - told as the failure that it is
+                self._fail(error)
         observer.take(stream.end())
+
+    def _fail(self, error: Exception) -> None:
+        """Let a response that was settled be a failed one; nothing is open that would cause events."""
+        self._stream.settle(Status.FAILED, now=self._now(), failure=self._failure(error))
 
     async def _apply_response_hook(self, hook: ChannelResponseHook) -> None:
         response = self._stream.response

@@ -1,7 +1,7 @@
 """The SSE observer: stream events as bytes, written together when they are ready together."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -51,7 +51,7 @@ class SSEWriter:
         self._timer: asyncio.TimerHandle | None = None
         self._beat: asyncio.Task[None] | None = None
         self._is_closing = False
-        self.is_gone = False
+        self.on_gone: Callable[[], None] | None = None
 
     def take(self, events: Sequence[StreamEvent], /) -> bool:
         """Add events to what is ready; return whether it should be flushed now."""
@@ -88,19 +88,24 @@ class SSEWriter:
 
     async def close(self) -> None:
         """Write what is ready and end the stream; nothing follows."""
-        self._is_closing = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self.abandon()
         self._ready.append(_DONE)
         self._size += len(_DONE)
         await self.flush()
         with suppress(OSError):
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
+    def abandon(self) -> None:
+        """Write no keep-alive any more."""
+        self._is_closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+
     def _lose_client(self) -> None:
         """Write nothing any more; what the run does about it is not the writer's business."""
-        self.is_gone = True
         self._send = _send_nowhere
+        if self.on_gone is not None:
+            self.on_gone()
 
     def _batches(self) -> Sequence[bytes]:
         """Take what is ready, as few writes of whole events."""
@@ -124,7 +129,7 @@ class SSEWriter:
         self._timer = self._loop.call_later(self._keepalive_s - idle_s, self._keep_alive)
 
     async def _write_beat(self) -> None:
-        if not (self.has_ready or self._is_closing):
+        if not (self.has_ready or self._is_closing or self._lock.locked()):
             beat = b'{"type":"keepalive","sequence_number":%d}' % self._told
             self._ready.append(b"event: keepalive\ndata: %b\n\n" % beat)
             await self.flush()

@@ -10,12 +10,12 @@ from channel.contract import (
     ChannelContribution,
     ChannelRequest,
     ChannelSession,
-    HookError,
     HostedRunResult,
     apply_run_hook,
     checked_hook_result,
     settled,
 )
+from channel.faults import HookError
 from channel.isolation import IsolationKeys
 from channel.responses.channel import ResponsesChannel
 

@@ -17,7 +17,8 @@ REFERENCE: Final = "item_reference"
 
 _WITH_STATUS: Final = frozenset({"message", "function_call", "function_call_output"})
 
-_CallId = Annotated[str, Meta(min_length=1, max_length=64)]
+# OpenAI takes 64 characters; the ids of some models are longer, and come back as we gave them.
+_CallId = Annotated[str, Meta(min_length=1, max_length=256)]
 
 
 class _Identified(Struct, frozen=True):
@@ -128,23 +129,23 @@ def with_ids(items: Iterable[Item], body: str, taken: set[str]) -> list[Item]:
 
 def require_paired_calls(history: Sequence[Item], given: Sequence[Item]) -> None:
     """Refuse an output without its call, and a call that is left without an output (400, `input`)."""
-    calls: dict[str, None] = {}  # a dict keeps the order, so that the first offender is named
-    outputs: dict[str, None] = {}
+    pending: dict[str, None] = {}  # a dict keeps the order, so that the first one is named
+    answered: set[str] = set()
     for item in chain(history, given):
+        call_id = item.get("call_id")
+        if not isinstance(call_id, str):
+            continue
         if item["type"] == "function_call":
-            calls[item["call_id"]] = None
+            pending[call_id] = None
         elif item["type"] == "function_call_output":
-            outputs[item.get("call_id", "")] = None
-    if calls.keys() == outputs.keys():
-        return
-    for call_id in outputs:
-        if call_id not in calls:
-            msg = f"No tool call found for function call output with call_id {call_id}."
-            raise RequestError(msg, param="input")
-    for call_id in calls:
-        if call_id not in outputs:
-            msg = f"No tool output found for function call {call_id}."
-            raise RequestError(msg, param="input")
+            if call_id not in pending and call_id not in answered:
+                msg = f"No tool call found for function call output with call_id {call_id}."
+                raise RequestError(msg, param="input")
+            pending.pop(call_id, None)
+            answered.add(call_id)
+    for call_id in pending:
+        msg = f"No tool output found for function call {call_id}."
+        raise RequestError(msg, param="input")
 
 
 def _item(given: dict[str, Any], where: str) -> Item:

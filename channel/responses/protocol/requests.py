@@ -4,9 +4,8 @@ Strict with the types of known fields, which the error names as `param`; open to
 item types and content parts.
 """
 
-import re
-from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -14,11 +13,14 @@ from msgspec import Meta, Struct
 from channel.responses.protocol.errors import RequestError
 from channel.responses.protocol.input import input_items
 from channel.responses.protocol.items import Item
-from channel.responses.protocol.shapes import checked, decoding_error, missing
+from channel.responses.protocol.shapes import (
+    MAX_NESTING,
+    checked,
+    decoding_error,
+    is_nested_deeper,
+    missing,
+)
 
-
-MAX_NESTING: Final = 100
-"""Levels of arrays and objects in a request; what is stored must be readable again."""
 
 _Unit = Annotated[float, Meta(ge=0, le=1)]
 _Penalty = Annotated[float, Meta(ge=-2, le=2)]
@@ -112,7 +114,9 @@ def parse(body: bytes) -> tuple[CreateResponse, list[Item]]:
 
     Raises `RequestError` (400), with `param` naming the first field that is wrong.
     """
-    _require_shallow(body)
+    if is_nested_deeper(body, MAX_NESTING):
+        msg = f"The JSON body is nested more than {MAX_NESTING} levels deep."
+        raise RequestError(msg, code="invalid_value")
     try:
         request = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -124,13 +128,13 @@ def parse(body: bytes) -> tuple[CreateResponse, list[Item]]:
     return _with_normal_fields(request), items
 
 
-def function_names(tools: list[dict[str, Any]]) -> frozenset[str]:
+def function_names(tools: Sequence[Mapping[str, Any]]) -> frozenset[str]:
     """Return the names of the function tools."""
     return frozenset(tool["name"] for tool in tools if tool["type"] == "function")
 
 
 def permitted_names(
-    tools: list[dict[str, Any]], tool_choice: str | Mapping[str, Any]
+    tools: Sequence[Mapping[str, Any]], tool_choice: str | Mapping[str, Any]
 ) -> frozenset[str]:
     """Return the functions that this turn may call: `tool_choice` is a hard constraint."""
     names = function_names(tools)
@@ -144,25 +148,6 @@ def permitted_names(
         case {"type": "allowed_tools", "tools": allowed}:
             return names & {tool["name"] for tool in allowed if isinstance(tool.get("name"), str)}
     return names
-
-
-def _require_shallow(body: bytes) -> None:
-    # Almost every request has fewer brackets than levels permitted, so this costs two counts.
-    if body.count(b"[") + body.count(b"{") <= MAX_NESTING:
-        return
-    depth = deepest = 0
-    for bracket in _BRACKETS.finditer(_STRINGS.sub(b"", body)):
-        depth += 1 if bracket[0] in b"[{" else -1
-        deepest = max(deepest, depth)
-    if deepest > MAX_NESTING:
-        msg = f"The JSON body is nested more than {MAX_NESTING} levels deep."
-        raise RequestError(msg, code="invalid_value")
-
-
-# The closing quote is optional: looking for one again from every quote inside of a string that has
-# none would take quadratic time.
-_STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
-_BRACKETS = re.compile(rb"[\[\]{}]")
 
 
 def _require_supported(request: CreateResponse) -> None:

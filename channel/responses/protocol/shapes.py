@@ -8,6 +8,9 @@ import msgspec
 from channel.responses.protocol.errors import RequestError
 
 
+MAX_NESTING: Final = 100
+"""Levels of arrays and objects in what is taken in; what is stored must be readable again."""
+
 _Shape = TypeVar("_Shape")
 
 _WHERE = re.compile(r" - at (?:`key` in )?`\$\.?([^`]*)`\Z")
@@ -21,6 +24,24 @@ _JSON_NAMES: Final = {
     "array": "an array",
 }
 _NAME = re.compile(r"`([^`]*)`")
+
+
+def is_nested_deeper(data: bytes, levels: int) -> bool:
+    """Return whether JSON text has more levels of arrays and objects than that."""
+    # Almost every text has fewer brackets than levels permitted, so this costs two counts.
+    if data.count(b"[") + data.count(b"{") <= levels:
+        return False
+    depth = deepest = 0
+    for bracket in _BRACKETS.finditer(_STRINGS.sub(b"", data)):
+        depth += 1 if bracket[0] in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest > levels
+
+
+# The closing quote is optional: looking for one again from every quote inside of a string that has
+# none would take quadratic time.
+_STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_BRACKETS = re.compile(rb"[\[\]{}]")
 
 
 def checked(value: object, shape: type[_Shape], where: str) -> _Shape:

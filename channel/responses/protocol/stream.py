@@ -32,6 +32,7 @@ from channel.responses.protocol.response import (
     ResponseUsage,
     Status,
 )
+from channel.responses.protocol.shapes import MAX_NESTING, is_nested_deeper
 
 
 _OUTCOMES = frozenset({Status.COMPLETED, Status.INCOMPLETE, Status.FAILED, Status.CANCELLED})
@@ -200,8 +201,8 @@ class ResponseStream:
         if call_id not in self._activities:
             msg = "a tool finished that had not started"
             raise AgentEventError(msg)
-        output = _encodable(output) if output is not None else None
-        error = _encodable(error) if error is not None else None
+        error = None if error is None else _encodable(error)
+        output = _encodable(output or "") if error is None else None
         activity = self._running.pop(call_id, None)
         if activity is None:
             return []
@@ -288,11 +289,12 @@ class ResponseStream:
             caused += self._item_done(activity, activity.done(self._next, None, None))
         self._running.clear()
         answered = status in (Status.COMPLETED, Status.INCOMPLETE)
-        self.is_settled = True
+        was_settled, self.is_settled = self.is_settled, True
         self.response = msgspec.structs.replace(
             self.response,
             status=status,
-            output=[*self._items],
+            # A second settling is of a response that a hook may have changed.
+            output=self.response.output if was_settled else [*self._items],
             completed_at=now if finished else None,
             incomplete_details=IncompleteDetails(reason) if reason else None,
             error=failure,
@@ -395,10 +397,11 @@ def _encodable(text: str) -> str:
 def _plain(value: Mapping[str, Any], what: str) -> dict[str, Any]:
     """Return a JSON object's own copy, so that nothing an agent keeps can change it later."""
     try:
-        copy = msgspec.json.decode(msgspec.json.encode(value))
+        data = msgspec.json.encode(value)
+        copy = None if is_nested_deeper(data, MAX_NESTING) else msgspec.json.decode(data)
     except (TypeError, ValueError, OverflowError, RecursionError, UnicodeError):
         copy = None
     if not isinstance(copy, dict):
-        msg = f"{what} is not a JSON object"
+        msg = f"{what} is not a JSON object of at most {MAX_NESTING} levels"
         raise AgentEventError(msg)
     return copy

@@ -291,7 +291,6 @@ async def test_a_turn_error_from_an_agent_that_is_no_generator_is_the_reply_that
 
     wire = await creating().run(hosted(agent))
 
-    # BUG: the target is called outside of the turn, so this is a bare 500 that may be retried.
     assert (wire.status, wire.headers.get("x-should-retry")) == (400, "false")
     assert wire.error_body["message"] == "Tools, please."
 
@@ -462,7 +461,6 @@ async def test_an_item_nested_too_deeply_is_an_ending_and_no_cut() -> None:
 
     app = hosted(agent)
 
-    # BUG: just below the recursion limit the item is taken, and then cannot be written.
     for depth in range(900, 1000):
         wire = await creating(stream=True, input=str(depth)).run(app)
         assert wire.types[-1] in ("completed", "failed")
@@ -690,7 +688,6 @@ async def test_a_write_that_fails_while_the_agent_waits_cancels_it() -> None:
     await wire.until("Hel")
     wire.error = BrokenPipeError()
 
-    # BUG: the keepalive notices that the client is gone, but the agent waits on for ever.
     try:
         with anyio.fail_after(0.5):
             await asyncio.shield(task)
@@ -813,7 +810,6 @@ async def test_a_server_that_stops_leaves_no_timer_of_the_stream() -> None:
     await checkpoint()
     gc.collect()
 
-    # BUG: the writer is never closed, and its keepalive timer goes on for the process's life.
     assert left() is None
 
 
@@ -964,7 +960,6 @@ async def test_a_run_hook_that_returns_nothing_is_a_500_that_names_it_in_the_log
 
     assert (wire.status, store.saved) == (500, [])
     assert b"returns_nothing" not in wire.body
-    # BUG: only the type of the error and its place are logged, and neither names the hook.
     assert any("returns_nothing" in str(record.__dict__) for record in caplog.records)
 
 
@@ -1050,8 +1045,7 @@ async def test_a_response_hook_that_breaks_its_contract_is_a_failure(
     whole = await creating(store=store).run(app)
 
     assert streamed.types[-1] == "failed"
-    # BUG: with `store: false` it is a 200.
-    assert (whole.status, whole.headers["x-should-retry"]) == (500, "false")
+    assert (whole.status, whole.json["status"], whole.json["output"]) == (200, "failed", [])
 
 
 async def test_what_a_response_hook_took_out_stays_out_when_the_turn_is_too_large() -> None:
@@ -1059,7 +1053,6 @@ async def test_what_a_response_hook_took_out_stays_out_when_the_turn_is_too_larg
 
     wire = await creating().run(app)
 
-    # BUG: settling as failed takes the output from before the hook again.
     assert (wire.json["status"], wire.json["output"]) == ("failed", [])
 
 

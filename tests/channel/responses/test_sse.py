@@ -183,7 +183,8 @@ async def test_no_beat_comes_after_the_end_even_if_it_had_to_wait_for_a_slow_cli
 
 async def test_a_client_that_is_gone_is_noted_and_written_to_no_more() -> None:
     reader = Reader()
-    writer = SSEWriter(reader.send)
+    writer, noted = SSEWriter(reader.send), []
+    writer.on_gone = lambda: noted.append("gone")
     writer.take([delta(0)])
     await writer.flush()
     reader.error = BrokenPipeError()
@@ -194,19 +195,20 @@ async def test_a_client_that_is_gone_is_noted_and_written_to_no_more() -> None:
     writer.take([delta(2)])
     await writer.close()
 
-    assert writer.is_gone
+    assert noted == ["gone"]
     assert reader.bodies == [frame(delta(0))]
 
 
 async def test_a_client_that_is_gone_before_the_head_is_noted() -> None:
     reader = Reader()
     reader.error = ConnectionResetError()
-    writer = SSEWriter(reader.send)
+    writer, noted = SSEWriter(reader.send), []
+    writer.on_gone = lambda: noted.append("gone")
     writer.take([delta(0)])
 
     await writer.flush()
 
-    assert (writer.is_gone, reader.got) == (True, [])
+    assert (noted, reader.got) == (["gone"], [])
 
 
 async def test_another_error_of_the_server_passes_through() -> None:

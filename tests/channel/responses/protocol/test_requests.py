@@ -13,6 +13,7 @@ from channel.responses.protocol.requests import (
     parse,
     permitted_names,
 )
+from channel.responses.protocol.shapes import MAX_NESTING
 
 
 F = {"type": "function", "name": "f"}
