@@ -8,7 +8,6 @@ from hypothesis import given, settings, strategies as st
 from channel.responses.protocol.errors import RequestError
 from channel.responses.protocol.items import Item
 from channel.responses.protocol.requests import (
-    MAX_NESTING,
     CreateResponse,
     parse,
     permitted_names,
