@@ -1,5 +1,6 @@
 """`ResponsesChannel`: the routes, each from its HTTP request to an operation and back."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Collection
@@ -136,7 +137,10 @@ class _Create:
         )
         outcome = "cancelled"
         try:
-            await turn.run(observer, receive)
+            run = turn.run(observer, receive)
+            # A stream waits often, and every wait costs by the depth of what is awaited: a task of
+            # its own is not as deep as all the layers above.
+            await (asyncio.create_task(run) if is_stream else run)
             outcome = str(turn.response.status)
         except FailedBeforeReplyError as error:
             outcome = "failed"

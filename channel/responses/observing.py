@@ -13,8 +13,8 @@ class Observer(Protocol):
     """Called once where nobody reads any more."""
 
     @property
-    def has_ready(self) -> bool:
-        """Whether there is something to flush."""
+    def ready(self) -> Sequence[bytes]:
+        """What is to be flushed."""
         ...
 
     def take(self, events: Sequence[StreamEvent], /) -> bool:
@@ -37,7 +37,7 @@ class Observer(Protocol):
 class Unobserved:
     """A stream that nobody watches: its response is all that counts."""
 
-    has_ready = False
+    ready = ()
 
     def __init__(self) -> None:
         """Watch nothing."""

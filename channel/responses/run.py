@@ -155,7 +155,7 @@ class TurnRun:
                 except StopIteration as ready:
                     event = ready.value
                 else:
-                    before = observer.flush if self._is_committed and observer.has_ready else None
+                    before = observer.flush if self._is_committed and observer.ready else None
                     event = await companion.wait(step, parked, before)
                     if companion.is_client_gone:
                         return False
@@ -194,7 +194,7 @@ class TurnRun:
         if self._save is not None:
             keeping = self._keep(self._save)
             try:
-                await (eagerly(keeping, observer.flush) if observer.has_ready else keeping)
+                await (eagerly(keeping, observer.flush) if observer.ready else keeping)
                 self.is_kept = True
             except Exception as error:  # noqa: BLE001 - told as the failure that it is
                 self._fail(error)

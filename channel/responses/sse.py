@@ -41,12 +41,12 @@ class SSEWriter:
         self._keepalive_s = keepalive_s
         self._loop = asyncio.get_running_loop()
         self._lock = asyncio.Lock()
-        self.has_ready = False
-        self._ready: list[bytes] = []
+        self.ready: list[bytes] = []  # what is to be flushed
         self._size = 0
         self._has_head = False
         self._has_delta = False
-        self._taken = self._told = -1  # sequence numbers
+        self._taken: StreamEvent | None = None
+        self._told: StreamEvent | None = None
         self._written_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._beat: asyncio.Task[None] | None = None
@@ -64,11 +64,10 @@ class SSEWriter:
                     self._has_delta = is_due = True
             else:
                 data = frame(event)
-            self._ready.append(data)
             size = len(data)
             self._size += size
-            self.has_ready = True
-            self._taken = event.sequence_number
+            self.ready.append(data)
+            self._taken = event
         # Due before it overflows: one event more like the last would take another write.
         return is_due or self._size + size > MAX_BATCH_BYTES
 
@@ -89,7 +88,7 @@ class SSEWriter:
     async def close(self) -> None:
         """Write what is ready and end the stream; nothing follows."""
         self.abandon()
-        self._ready.append(_DONE)
+        self.ready.append(_DONE)
         self._size += len(_DONE)
         await self.flush()
         with suppress(OSError):
@@ -109,8 +108,8 @@ class SSEWriter:
 
     def _batches(self) -> Sequence[bytes]:
         """Take what is ready, as few writes of whole events."""
-        ready, size = self._ready, self._size
-        self._ready, self._size, self.has_ready = [], 0, False
+        ready, size = self.ready, self._size
+        self.ready, self._size = [], 0
         self._told = self._taken
         return (b"".join(ready),) if size <= MAX_BATCH_BYTES else _split(ready)
 
@@ -129,9 +128,9 @@ class SSEWriter:
         self._timer = self._loop.call_later(self._keepalive_s - idle_s, self._keep_alive)
 
     async def _write_beat(self) -> None:
-        if not (self.has_ready or self._is_closing or self._lock.locked()):
-            beat = b'{"type":"keepalive","sequence_number":%d}' % self._told
-            self._ready.append(b"event: keepalive\ndata: %b\n\n" % beat)
+        if self._told and not (self.ready or self._is_closing or self._lock.locked()):
+            beat = b'{"type":"keepalive","sequence_number":%d}' % self._told.sequence_number
+            self.ready.append(b"event: keepalive\ndata: %b\n\n" % beat)
             await self.flush()
 
 

@@ -77,7 +77,7 @@ async def test_nothing_is_sent_before_the_first_flush() -> None:
 
     is_due = writer.take(machine().reasoning_delta("a"))
 
-    assert (is_due, writer.has_ready, reader.got) == (False, True, [])
+    assert (is_due, bool(writer.ready), reader.got) == (False, True, [])
 
 
 async def test_the_first_flush_sends_the_head() -> None:
@@ -113,7 +113,7 @@ async def test_a_flush_takes_what_is_ready_once() -> None:
     await writer.flush()
 
     assert reader.bodies == [frame(delta(0)) + frame(delta(1))]
-    assert not writer.has_ready
+    assert not writer.ready
 
 
 async def test_batches_hold_whole_events_up_to_the_limit() -> None:
