@@ -61,7 +61,7 @@ def test_the_role_reaches_this_table_and_this_log_group_only() -> None:
         for statement in policy["PolicyDocument"]["Statement"]
     ]
 
-    calls = ["BatchWriteItem", "DeleteItem", "GetItem", "PutItem", "Query", "UpdateItem"]
+    calls = ["DeleteItem", "GetItem", "PutItem", "Query", "UpdateItem"]
     assert granted == [
         ([f"dynamodb:{call}" for call in calls], {"Fn::GetAtt": ["Table", "Arn"]}),
         (["logs:CreateLogStream", "logs:PutLogEvents"], {"Fn::GetAtt": ["Logs", "Arn"]}),

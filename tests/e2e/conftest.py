@@ -1,13 +1,12 @@
-"""Fixtures of the end-to-end tests: moto's DynamoDB in this process, reached over a socket."""
+"""Fixtures of the end-to-end tests: moto's DynamoDB in this process."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from functools import partial
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeAlias
 
 import pytest
 
-from infra.settings import Settings
+from infra.dynamodb.client import create_table
 from tests.infra import engines
 
 
@@ -17,7 +16,26 @@ Connect: TypeAlias = Callable[..., AbstractContextManager[Any]]
 @pytest.fixture(scope="module")
 def connect() -> Iterator[Connect]:
     """Start the engine with its table; give what makes clients of it."""
-    from handler.local import engine  # noqa: PLC0415 - slow to import
+    from moto import mock_aws  # noqa: PLC0415 - slow to import
+    from moto.core.models import botocore_stubber  # noqa: PLC0415 - as above
 
-    with engine(Settings(table_name=engines.TABLE)) as local:
-        yield partial(engines.connected, local.region, local.dynamodb_endpoint)
+    class Session:
+        """Brings to moto what is sent, as late as a socket would: after the hooks of the faults."""
+
+        def send(self, request: Any) -> Any:
+            return botocore_stubber("before-send.dynamodb", request)
+
+        def close(self) -> None: ...
+
+    @contextmanager
+    def connected(attempts: int = 4) -> Iterator[Any]:
+        with engines.connected("eu-west-1", None, attempts=attempts) as client:
+            client.meta.events.unregister("before-send", botocore_stubber)
+            client._endpoint.http_session.close()
+            client._endpoint.http_session = Session()
+            yield client
+
+    with mock_aws():
+        with connected() as client:
+            create_table(client, engines.TABLE)
+        yield connected
