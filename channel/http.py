@@ -42,7 +42,7 @@ class JSONReply:
         self.headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(self.body)),
-            *((name.encode(), value.encode()) for name, value in (headers or {}).items()),
+            *((name.lower().encode(), value.encode()) for name, value in (headers or {}).items()),
         ]
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:

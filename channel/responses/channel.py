@@ -49,7 +49,8 @@ class ResponsesChannel:
     `store` keeps the history (default: this process's memory). `allowed_options` are request
     fields that reach the agent besides those it declared itself (`channel.agent.accepts`).
     `shows_tools` makes the agent's own tools visible as `mcp_call` items. `keepalive_s` (0: never)
-    and `first_event_grace_s` are seconds. Raises `ValueError` for an unknown option name.
+    and `first_event_grace_s` are seconds. Raises `ValueError` for an unknown option name, and for a
+    `response_id_factory` beside a store that keeps minted ids only.
     """
 
     name = "responses"
@@ -78,6 +79,9 @@ class ResponsesChannel:
             raise ValueError(msg)
         self.path = path
         self._store = store or InMemoryResponseStore()
+        if response_id_factory and not getattr(self._store, "takes_custom_ids", True):
+            msg = "response_id_factory needs a store that keeps ids of your making (aliases=True)"
+            raise ValueError(msg)
         self._keepalive_s = keepalive_s
         self._telemetry = telemetry
         self._clock = clock
@@ -103,8 +107,7 @@ class ResponsesChannel:
         return ChannelContribution(
             routes=[
                 Route("/responses", create, methods=["POST"]),
-                Route(one, stored.retrieve, methods=["GET"]),
-                Route(one, stored.delete, methods=["DELETE"]),
+                Route(one, stored.one, methods=["GET", "DELETE"]),
                 Route(f"{one}/input_items", stored.input_items, methods=["GET"]),
                 Route("/models", models.list_all, methods=["GET"]),
                 Route("/models/{model:path}", models.retrieve, methods=["GET"]),
@@ -160,16 +163,18 @@ class _Stored:
     def __init__(self, operations: ResponseOperations) -> None:
         self._operations = operations
 
-    async def retrieve(self, request: Request) -> JSONReply:
+    async def one(self, request: Request) -> JSONReply:
+        if request.method == "DELETE":
+            caller = caller_of(request.scope)
+            return JSONReply(await self._operations.delete(caller, _response_id(request)))
+        return await self._retrieve(request)
+
+    async def _retrieve(self, request: Request) -> JSONReply:
         if request.query_params.get("stream") in ("true", "1"):
             msg = "This response cannot be streamed: it was not created with 'background' and 'stream'."
             raise RequestError(msg, param="stream", code="invalid_value")
         caller = caller_of(request.scope)
         return JSONReply(await self._operations.retrieve(caller, _response_id(request)))
-
-    async def delete(self, request: Request) -> JSONReply:
-        caller = caller_of(request.scope)
-        return JSONReply(await self._operations.delete(caller, _response_id(request)))
 
     async def input_items(self, request: Request) -> JSONReply:
         page = _page(request.query_params)

@@ -77,7 +77,7 @@ class DynamoDBResponseStore:
         self._new_token = new_token
         self._retention_s = retention_s
         self._strict_reads = strict_reads
-        self._has_aliases = aliases
+        self.takes_custom_ids = aliases
 
     async def branch(
         self, isolation: IsolationKeys, previous_response_id: str | None, /
@@ -181,7 +181,7 @@ class DynamoDBResponseStore:
 
     async def _find(self, isolation: IsolationKeys, response_id: str) -> _Found | None:
         body = ids.response_body(response_id)
-        if body is None and not self._has_aliases:
+        if body is None and not self.takes_custom_ids:
             return None
         tenant = await self._tenant(isolation)
         if body is None:
@@ -270,7 +270,7 @@ class DynamoDBResponseStore:
         )
 
     async def _name(self, tenant: str, response_id: str, body: str) -> None:
-        if not self._has_aliases:
+        if not self.takes_custom_ids:
             raise StoreError("Custom response ids are not enabled (`aliases`).")
         if ids.response_body(response_id):
             raise StoreError("A custom response id must not look like a minted one.")

@@ -958,3 +958,18 @@ async def test_a_response_id_factory_names_responses_and_gets_a_hint() -> None:
     assert (one["id"], two["id"], hints) == ("resp_mine_1", "resp_mine_2", [None, "resp_mine_1"])
     assert said(two) == "a | a | b"
     assert (await get(app, "/v1/responses/resp_mine_1")).json == one
+
+
+async def test_a_factory_of_ids_needs_a_store_that_keeps_them() -> None:
+    class MintedIdsOnly(InMemoryResponseStore):
+        takes_custom_ids = False
+
+    with pytest.raises(ValueError, match="aliases=True"):
+        ResponsesChannel(store=MintedIdsOnly(), response_id_factory=lambda _hint: "resp_mine")
+
+
+async def test_a_wrong_method_names_all_that_are_allowed() -> None:
+    wire = await request("PUT", "/v1/responses/resp_1").run(hosted(recalls))
+
+    assert wire.status == 405
+    assert set(wire.headers["allow"].split(", ")) == {"GET", "HEAD", "DELETE"}
