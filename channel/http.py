@@ -111,6 +111,8 @@ class RequestIds:
                 message = {**message, "headers": [*message.get("headers", ()), header]}
             return send(message)
 
+        if scope["method"] == "HEAD":
+            send = _without_body(send)
         token = request_id.set(identifier)
         try:
             await self._app(scope, receive, send_named)
@@ -139,6 +141,15 @@ class ErrorReplies:
             if _HAS_BEGUN in scope:
                 raise
             await reply.send_to(send)
+
+
+def _without_body(send: Send) -> Send:
+    """Return a `send` for a HEAD request: servers drop its body by themselves, Lambda's doors do not."""
+
+    def send_head(message: Message) -> Awaitable[None]:
+        return send({**message, "body": b""} if "body" in message else message)
+
+    return send_head
 
 
 def _reply_to(error: Exception) -> JSONReply:

@@ -15,6 +15,7 @@ from channel.responses.protocol.input import input_items
 from channel.responses.protocol.items import Item
 from channel.responses.protocol.shapes import (
     MAX_NESTING,
+    NAME,
     checked,
     decoding_error,
     is_nested_deeper,
@@ -73,7 +74,7 @@ class _Body(CreateResponse, frozen=True):
 class FunctionTool(Struct, frozen=True):
     """A function that the client declared."""
 
-    name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}\Z")]
+    name: Annotated[str, Meta(pattern=NAME)]
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
@@ -94,7 +95,7 @@ class _Text(Struct, frozen=True):
 
 
 class _JsonSchemaFormat(Struct, frozen=True):
-    name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}\Z")]
+    name: Annotated[str, Meta(pattern=NAME)]
     schema: dict[str, Any]
     description: str | None = None
     strict: bool | None = None

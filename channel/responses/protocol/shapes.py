@@ -11,6 +11,9 @@ from channel.responses.protocol.errors import RequestError
 MAX_NESTING: Final = 100
 """Levels of arrays and objects in what is taken in; what is stored must be readable again."""
 
+NAME: Final = r"^[a-zA-Z0-9_-]{1,64}\Z"
+"""The pattern of the names of functions and schemas."""
+
 _Shape = TypeVar("_Shape")
 
 _WHERE = re.compile(r" - at (?:`key` in )?`\$\.?([^`]*)`\Z")
@@ -77,6 +80,8 @@ def _validation_error(message: str, prefix: str) -> RequestError:
     if path.startswith("["):
         param = prefix + path
     what = message[: found.start()] if found else message
+    # The one pattern that shapes have is that of names (`NAME`).
+    what = re.sub(r" matching regex .*", " of 1 to 64 letters, digits, _ and -", what)
     absent = re.search(r"missing required field `(\w+)`", what)
     if absent:
         return missing(f"{param}.{absent[1]}" if param else absent[1])

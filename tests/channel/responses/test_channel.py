@@ -973,3 +973,13 @@ async def test_a_wrong_method_names_all_that_are_allowed() -> None:
 
     assert wire.status == 405
     assert set(wire.headers["allow"].split(", ")) == {"GET", "HEAD", "DELETE"}
+
+
+async def test_a_head_request_gets_the_head_of_the_reply_alone() -> None:
+    app = hosted(recalls)
+    response = await create(app)
+
+    wire = await request("HEAD", f"/v1/responses/{response['id']}").run(app)
+
+    assert (wire.status, wire.headers["content-type"]) == (200, "application/json")
+    assert wire.body == b""
