@@ -8,12 +8,13 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := channel handler infra
+AGENT_STAMP := $(if $(wildcard agent/requirements.txt),$(VENV)/.agent-stamp)
 CODE := $(PACKAGES) tests
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
 
-run: $(VENV)/.local-stamp ## local server with an embedded table and the demo agent (PORT=, AGENT=)
+run: $(VENV)/.local-stamp $(AGENT_STAMP) ## local server with an embedded table and the demo agent (PORT=, AGENT=)
 	@$(BIN)/lambda-responses run
 
 keys: $(VENV)/.local-stamp ## API keys: ARGS="create --principal NAME --table TABLE", "list …" or "revoke ID …"
@@ -66,9 +67,12 @@ build-ResponsesFunction: | $(BIN)/python
 	@cd "$(ARTIFACTS_DIR)" && du -sh -- */ | sort -rh | head -n 6 | sed 's/^/  /'
 
 # Bytecode only counts when Lambda's own version wrote it; hash-based, since a zip changes file times.
+# A file of the agent's that does not compile stops the build; packages may hold what never runs.
 COMPILE = IFS=:; for folder in $$PATH; do python=$$folder/python3.13; \
   if [ -x "$$python" ] && "$$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 13))' 2>/dev/null; then \
-    "$$python" -m compileall -q -j 0 --invalidation-mode unchecked-hash "$(ARTIFACTS_DIR)" && exit 0; fi; done; \
+    compile() { "$$python" -m compileall -q -j 0 --invalidation-mode unchecked-hash "$$@"; }; \
+    if [ -d "$(ARTIFACTS_DIR)/agent" ]; then compile "$(ARTIFACTS_DIR)/agent" || { echo "The code in agent/ does not compile." >&2; exit 1; }; fi; \
+    compile "$(ARTIFACTS_DIR)" > /dev/null 2>&1 || true; exit 0; fi; done; \
   echo "No python3.13 here: the zip holds no bytecode, and each cold start compiles (a second or so)." >&2
 
 start-api: $(VENV)/.local-stamp ## `sam local start-api` with a table that the containers reach (PORT=3000; needs sam and docker)
@@ -97,6 +101,10 @@ install = $(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(
 $(VENV)/.local-stamp: requirements-local.txt pyproject.toml | $(BIN)/python
 	@echo "Installing what the local server needs (once, about a minute) …"
 	@$(call install,requirements-local.txt)
+
+$(VENV)/.agent-stamp: agent/requirements.txt $(VENV)/.local-stamp
+	@echo "Installing what agent/requirements.txt asks for …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r agent/requirements.txt -c requirements.txt && touch $@
 
 $(VENV)/.dev-stamp: requirements-dev.txt pyproject.toml | $(BIN)/python
 	@echo "Installing what the tests need (once, about a minute) …"

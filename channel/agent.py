@@ -11,6 +11,7 @@ raising as failed.
 import importlib
 import inspect
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from types import ModuleType
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from msgspec import Struct, field
@@ -126,7 +127,8 @@ class TurnError(Exception):
     """Raised by an agent to tell the client why the turn failed; any other exception stays hidden.
 
     `code` is one of OpenAI's (`rate_limit_exceeded`, `invalid_image_url`, …) and `message` is shown
-    to the client. Before the reply has begun it is an HTTP error with `status` and `param`.
+    to the client. Before the reply has begun it is an HTTP error with `status` (400 to 599, or else
+    500) and `param`.
     """
 
     def __init__(
@@ -138,11 +140,16 @@ class TurnError(Exception):
         param: str | None = None,
     ) -> None:
         super().__init__(message)
-        # What a failure says can always be written, or there would be no telling of it.
-        self.message = message.encode(errors="replace").decode()
-        self.code = code
-        self.status = status
-        self.param = param
+        self.message = _sayable(message) or "The agent failed to answer."
+        self.code = _sayable(code) or "server_error"
+        is_error = isinstance(status, int) and 400 <= status <= 599  # noqa: PLR2004
+        self.status = status if is_error else 500
+        self.param = _sayable(param)
+
+
+def _sayable(text: object) -> str | None:
+    """Return text that can go onto the wire, or None: what tells of a failure must not fail itself."""
+    return text.encode(errors="replace").decode() if isinstance(text, str) else None
 
 
 class Turn(Struct, frozen=True, kw_only=True):
@@ -223,8 +230,14 @@ def as_agent(target: Callable[[Turn], Any]) -> Agent:
     if not callable(target):
         msg = f"an agent is an async generator function over a Turn, not {type(target).__name__}"
         raise TypeError(msg)
+    if not _takes_a_turn(target):
+        msg = "an agent takes one argument, the Turn"
+        raise TypeError(msg)
     # A function, a method or a partial of one; or else an object that is called like one.
     functions = (target, type(target).__call__)
+    if any(inspect.isgeneratorfunction(function) for function in functions):
+        msg = "an agent is an async generator function over a Turn; write `async def` before it"
+        raise TypeError(msg)
     if not any(inspect.iscoroutinefunction(function) for function in functions):
         return target
 
@@ -248,34 +261,56 @@ def load_agent(reference: str) -> Agent:
     """
     module_name, _, attribute = reference.partition(":")
     if not module_name or not attribute or module_name.startswith("."):
-        msg = f"AGENT is {reference!r}; write it as module:attribute, such as my_agent:agent"
+        msg = f"AGENT is {reference!r}; write it as module:attribute, such as agent.support:agent"
         raise AgentReferenceError(msg)
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if not f"{module_name}.".startswith(f"{error.name}."):
-            raise
-        msg = f"AGENT is {reference!r}, but there is no module {error.name!r} on the Python path"
-        raise AgentReferenceError(msg) from None
-    found: object = module
+    found: object = _imported(module_name, reference)
     for name in attribute.split("."):
-        found = getattr(found, name, None)
-    return _agent_of(found, reference)
+        if not hasattr(found, name):
+            msg = f"AGENT is {reference!r}, but {module_name} has no attribute {name!r}"
+            raise AgentReferenceError(msg)
+        found = getattr(found, name)
+    try:
+        return _agent_of(found)
+    except TypeError as error:
+        msg = f"AGENT is {reference!r}, but {error}"
+        raise AgentReferenceError(msg) from error
 
 
-def _agent_of(found: object, reference: str) -> Agent:
+def _imported(module_name: str, reference: str) -> ModuleType:
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if f"{module_name}.".startswith(f"{error.name}."):
+            msg = f"there is no module {error.name!r} on the Python path"
+        else:
+            msg = f"it needs the module {error.name!r}, which is not installed"
+        raise AgentReferenceError(f"AGENT is {reference!r}, but {msg}") from error
+    except Exception as error:
+        msg = f"AGENT is {reference!r}, but importing it failed: {type(error).__name__}: {error}"
+        raise AgentReferenceError(msg) from error
+
+
+def _agent_of(found: object) -> Agent:
     if not callable(found):
-        msg = (
-            f"AGENT is {reference!r}, but that is no callable; an agent is an async def over a Turn"
-        )
-        raise AgentReferenceError(msg)
+        msg = "that is no callable; an agent is an async def over a Turn"
+        raise TypeError(msg)
     if not _takes_nothing(found):
         return as_agent(found)
     made = found()
     if not callable(made) or _takes_nothing(made):
-        msg = f"AGENT is {reference!r}, a factory that made no agent: an async def over a Turn"
-        raise AgentReferenceError(msg)
+        msg = "that is a factory that made no agent: an async def over a Turn"
+        raise TypeError(msg)
     return as_agent(made)
+
+
+def _takes_a_turn(function: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # a builtin may have no signature
+        return True
+    return True
 
 
 def _takes_nothing(function: Callable[..., Any]) -> bool:

@@ -111,7 +111,12 @@ class Authentication:
         if scope["type"] == "lifespan" or scope["path"] == READINESS_PATH:
             await self._app(scope, receive, send)
             return
-        headers = {name: value for name, value in scope["headers"] if name in _HEADERS}
+        found = [header for header in scope["headers"] if header[0] in _HEADERS]
+        headers = dict(found)
+        if len(headers) < len(found):
+            # Doors differ in which of them they pass on, and the tenant hangs on it.
+            said = "A header that says who is calling was sent more than once."
+            raise RequestError(said, code="duplicate_header")
         key = _presented_key(headers)
         principal = await self._authenticator.authenticate(key) if key else None
         if principal is None:

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from functools import cached_property
 from typing import Any, Final
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -102,16 +103,19 @@ class _App(Starlette):
 
 
 def _turn(request: ChannelRequest) -> Turn:
+    # Copies: what an agent does to its turn must not change what is stored and echoed.
+    shared = (request.input, request.tools, request.tool_choice, request.metadata)
+    items, tools, tool_choice, metadata = msgspec.json.decode(msgspec.json.encode(shared))
     return Turn(
-        input=request.input,
+        input=items,
         history=request.history,
         instructions=request.instructions,
         model=request.model,
-        tools=request.tools,
-        tool_choice=request.tool_choice,
+        tools=tools,
+        tool_choice=tool_choice,
         parallel_tool_calls=request.parallel_tool_calls,
         options=request.options,
-        metadata=request.metadata,
+        metadata=metadata,
         response_id=request.attributes.get("response_id", ""),
         previous_response_id=request.attributes.get("previous_response_id"),
         principal=request.caller.principal,

@@ -165,7 +165,7 @@ def _reply_to(error: Exception) -> JSONReply:
             headers={**(headers or {}), **error.headers},
         )
     log_fault(_LOG, "request failed", error)
-    if isinstance(error, StoreError):
+    if isinstance(error, StoreError) and error.is_passing:
         # Nothing ran yet: the same request may well succeed in a moment.
         said = f"The server's storage is unavailable; please retry. Request id: {request_id.get()}"
         return error_reply(said, status=503, headers={"x-should-retry": "true"})

@@ -26,8 +26,11 @@ def random_hex(size: int) -> str:
 class StoreError(Exception):
     """The store could not answer: ours, not the client's; the cause is chained, never shown.
 
-    A write that raises it may have happened all the same (a time-out after success).
+    A write that raises it may have happened all the same (a time-out after success). `is_passing`
+    says whether the same call may well succeed later.
     """
+
+    is_passing = True
 
 
 class StoredTurn(Struct, frozen=True):

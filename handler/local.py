@@ -23,6 +23,9 @@ DEMO_DELAY_S = 0.03
 
 def serve(settings: Settings) -> None:
     """Serve until Ctrl-C; raises `SettingsError` where that cannot work."""
+    if settings.log_sensitive is None:
+        # One's own machine and one's own words: an agent's traceback is what is wanted here.
+        settings = replace(settings, log_sensitive=True)
     log_readably(settings)
     with listening(settings.port) as listener, engine(settings) as local:
         server = uvicorn.Server(

@@ -9,6 +9,8 @@ from infra.settings import Settings
 
 
 LOGGERS: Final = ("channel", "handler", "infra", "mangum")
+TALKATIVE: Final = ("boto3", "botocore", "s3transfer", "urllib3")
+"""At DEBUG these write whole requests: signatures, the tenants' secret, and everybody's words."""
 
 
 def log_readably(settings: Settings) -> None:
@@ -25,6 +27,9 @@ def log_to(handler: logging.Handler, settings: Settings) -> None:
         SENSITIVE.setLevel(logging.NOTSET)
     else:
         handler.addFilter(_hide_text)
+    if not settings.log_sensitive:
+        for name in TALKATIVE:
+            logging.getLogger(name).setLevel(logging.INFO)
     for name in LOGGERS:
         logger = logging.getLogger(name)
         logger.setLevel(settings.log_level)

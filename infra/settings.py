@@ -38,7 +38,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     STRICT_READS               0                         strongly consistent reads, at twice the price
     SHOW_TOOLS                 0                         show the agent's own tools to the client
     LOG_LEVEL                  INFO                      DEBUG, INFO, WARNING, ERROR or CRITICAL
-    LOG_SENSITIVE              0                         logs may hold message text
+    LOG_SENSITIVE              0 (make run: 1)           logs may hold message text
     DEMO_DELAY_MS              0 (make run: 30)          pause of the demo agent between words
     PORT                       8000                      port of the local server; 0 = any free one
     POWERTOOLS_SERVICE_NAME    lambda-responses          service name in logs and metrics
@@ -63,7 +63,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     strict_reads: bool = False
     show_tools: bool = False
     log_level: str = "INFO"
-    log_sensitive: bool = False
+    log_sensitive: bool | None = None
     demo_delay_s: float | None = None
     port: int = 8000
     service: str = "lambda-responses"
@@ -93,7 +93,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             strict_reads=read.switch("STRICT_READS", default=False),
             show_tools=read.switch("SHOW_TOOLS", default=False),
             log_level=read.value("LOG_LEVEL", "INFO", _log_level),
-            log_sensitive=read.switch("LOG_SENSITIVE", default=False),
+            log_sensitive=read.value("LOG_SENSITIVE", None, _switch),
             demo_delay_s=None
             if (ms := read.number("DEMO_DELAY_MS", None, 0, 60_000)) is None
             else ms / 1000,

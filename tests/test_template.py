@@ -59,6 +59,7 @@ def test_the_role_reaches_this_table_and_this_log_group_only() -> None:
     granted = [
         (statement["Action"], statement["Resource"])
         for statement in policy["PolicyDocument"]["Statement"]
+        if statement["Effect"] == "Allow"
     ]
 
     calls = ["DeleteItem", "GetItem", "PutItem", "Query", "UpdateItem"]
@@ -66,6 +67,20 @@ def test_the_role_reaches_this_table_and_this_log_group_only() -> None:
         ([f"dynamodb:{call}" for call in calls], {"Fn::GetAtt": ["Table", "Arn"]}),
         (["logs:CreateLogStream", "logs:PutLogEvents"], {"Fn::GetAtt": ["Logs", "Arn"]}),
     ]
+
+
+def test_the_role_that_an_agent_shares_cannot_make_keys() -> None:
+    (policy,) = resources()["Role"]["Properties"]["Policies"]
+    (denied,) = [
+        statement
+        for statement in policy["PolicyDocument"]["Statement"]
+        if statement["Effect"] == "Deny"
+    ]
+
+    assert denied["Action"] == [f"dynamodb:{call}Item" for call in ("Delete", "Put", "Update")]
+    assert denied["Condition"] == {
+        "ForAnyValue:StringLike": {"dynamodb:LeadingKeys": ["key#*", "cfg#keys"]}
+    }
 
 
 def test_the_table_expires_rows_restores_and_outlives_the_stack() -> None:

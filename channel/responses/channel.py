@@ -40,6 +40,7 @@ from channel.responses.sse import SSEWriter
 
 
 _LOG: Final = logging.getLogger(__name__)
+_DRAIN_S: Final = 5.0
 _NO_RETRY: Final = {"x-should-retry": "false"}
 
 
@@ -111,7 +112,8 @@ class ResponsesChannel:
                 Route(f"{one}/input_items", stored.input_items, methods=["GET"]),
                 Route("/models", models.list_all, methods=["GET"]),
                 Route("/models/{model:path}", models.retrieve, methods=["GET"]),
-            ]
+            ],
+            on_shutdown=[create.drain],
         )
 
 
@@ -127,6 +129,12 @@ class _Create:
         self._operations = operations
         self._keepalive_s = keepalive_s
         self._telemetry = telemetry
+        self._running: set[asyncio.Task[Any]] = set()
+
+    async def drain(self) -> None:
+        """Let the turns that a stopping server has cancelled store what they are."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=_DRAIN_S)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started_at = monotonic()
@@ -138,9 +146,11 @@ class _Create:
         observer: Observer = (
             SSEWriter(send, keepalive_s=self._keepalive_s) if is_stream else Unobserved()
         )
-        outcome = "cancelled"
+        outcome, task = "cancelled", asyncio.current_task()
         try:
             run = turn.run(observer, receive)
+            if task is not None:
+                self._running.add(task)
             # A stream waits often, and every wait costs by the depth of what is awaited: a task of
             # its own is not as deep as all the layers above.
             await (asyncio.create_task(run) if is_stream else run)
@@ -150,6 +160,8 @@ class _Create:
             await _failed(error.cause).send_to(send)
             return
         finally:
+            if task is not None:
+                self._running.discard(task)
             if self._telemetry is not None:
                 facts = _facts(turn, outcome, started_at, is_stream=is_stream)
                 self._telemetry.turn_finished(facts)
@@ -231,7 +243,7 @@ def _whole(turn: TurnRun) -> JSONReply:
     return JSONReply(turn.response)
 
 
-def _failed(cause: Exception) -> JSONReply:
+def _failed(cause: BaseException) -> JSONReply:
     """Return the error of an agent that failed before its first event; it has run, so no retry."""
     if isinstance(cause, RequestError):
         raise cause

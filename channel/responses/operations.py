@@ -124,6 +124,9 @@ class ResponseOperations:
         """Return a page of what a response was given: inherited history first, then its own input."""
         turns = await self._store.turns(caller.keys, response_id)
         if turns is None:
+            if await self._store.get(caller.keys, response_id) is not None:
+                msg = f"The history of response '{response_id}' has been deleted, or has expired."
+                raise RequestError(msg, status=404)
             raise response_not_found(response_id)
         return list_page([*history_of(turns[:-1]), *turns[-1].input], page)
 
@@ -201,8 +204,9 @@ class ResponseOperations:
         )
 
     def _options_of(self, request: CreateResponse) -> dict[str, Any]:
-        given = ((name, getattr(request, name)) for name in self._allowed)
-        return {name: value for name, value in given if value is not None}
+        # Copies, like those of the host: the response echoes the same values.
+        given = msgspec.json.decode(msgspec.json.encode(request))
+        return {name: given[name] for name in self._allowed if name in given}
 
     async def _hooked(
         self, hook: ChannelRunHook, asked: ChannelRequest, branch: Branch, body: bytes
@@ -245,7 +249,7 @@ class ResponseOperations:
             clock=self._clock,
             grace_s=self._options.first_event_grace_s,
             hooks=self._options.hooks,
-            apology=f"The agent failed to answer. Request id: {request_id}",
+            request_id=request_id,
         )
 
 

@@ -31,7 +31,7 @@ from channel.responses.observing import Observer
 from channel.responses.protocol.events import StreamEvent
 from channel.responses.protocol.items import Item
 from channel.responses.protocol.response import Response, ResponseFailure, Status
-from channel.responses.protocol.stream import ResponseStream
+from channel.responses.protocol.stream import AgentEventError, ResponseStream
 from channel.responses.saying import say
 from channel.responses.stepping import eagerly
 
@@ -44,7 +44,7 @@ Save = Callable[[StoredTurn], Awaitable[None]]
 class FailedBeforeReplyError(Exception):
     """The agent failed before anything was said, so the reply can still be an HTTP error."""
 
-    def __init__(self, cause: Exception) -> None:
+    def __init__(self, cause: BaseException) -> None:
         """Wrap what the agent raised."""
         super().__init__()
         self.cause = cause
@@ -60,8 +60,8 @@ class TurnHooks(msgspec.Struct, frozen=True):
 class TurnRun:
     """One turn: `run` it once, then read `response` and `is_kept`.
 
-    `save` is None for `store: false`. `apology` is what the client reads of a fault that is not
-    the client's: a sentence with the request id.
+    `save` is None for `store: false`. `request_id` is what the client reads of a fault that is
+    not the client's.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class TurnRun:
         clock: Clock,
         grace_s: float,
         hooks: TurnHooks,
-        apology: str,
+        request_id: str,
     ) -> None:
         """Prepare to run what `start_agent` begins through the stream."""
         self._stream = stream
@@ -84,7 +84,7 @@ class TurnRun:
         self._clock = clock
         self._grace_s = grace_s
         self._hooks = hooks
-        self._apology = apology
+        self._request_id = request_id
         self._is_committed = False
         self.first_event_at: float | None = None
         self.is_kept = save is None
@@ -114,12 +114,13 @@ class TurnRun:
         is_finished, failure = False, None
         try:
             is_finished = await self._forward_all(observer, companion)
-        except asyncio.CancelledError:
-            # The server stops: what was said so far is kept as what it is.
-            if self._is_committed:
-                await self._conclude(observer, Status.CANCELLED)
-            raise
-        except Exception as error:
+        except BaseException as error:
+            if _is_server_stopping(error):
+                # What was said so far is kept as what it is.
+                if self._is_committed:
+                    await self._conclude(observer, Status.CANCELLED)
+                raise
+            # Whatever an agent raises is its failure, and ends nobody else: also SystemExit.
             if not (self._is_committed or companion.is_client_gone):
                 raise FailedBeforeReplyError(error) from error
             if not companion.is_client_gone:
@@ -142,9 +143,16 @@ class TurnRun:
         self._is_committed = True
         return observer.flush()
 
-    async def _forward_all(self, observer: Observer, companion: Companion) -> bool:
+    async def _forward_all(  # noqa: C901 - the one loop, where every step of its own would cost
+        self, observer: Observer, companion: Companion
+    ) -> bool:
         """Forward the agent's events; return whether it finished, rather than was cut off."""
         events = self._start_agent()
+        if not hasattr(events, "__anext__"):
+            msg = (
+                f"an agent returned {type(events).__name__}; it must be an `async def` that yields"
+            )
+            raise AgentEventError(msg)
         stream, transform, advance = self._stream, self._hooks.transform, events.__anext__
         is_exhausted = False
         try:
@@ -210,6 +218,7 @@ class TurnRun:
         changed = checked_hook_result(
             hook, checked_hook_result(hook, told, HostedRunResult).result, Response
         )
+        msgspec.json.encode(changed)  # what cannot be stored and sent is the hook's failure
         if (changed.id, changed.status) != (response.id, response.status):
             msg = "a response hook may not change the id or the status of a response"
             raise HookError(msg)
@@ -225,15 +234,29 @@ class TurnRun:
             bare = msgspec.structs.replace(self.response, output=[])
             await save(StoredTurn([], bare))
 
-    def _failure(self, error: Exception) -> ResponseFailure:
+    def _failure(self, error: BaseException) -> ResponseFailure:
         if isinstance(error, TurnError):
             return ResponseFailure(error.code, error.message)
-        what = "turn not stored" if isinstance(error, StoreError) else "agent failed"
-        log_fault(_LOG, what, error)
-        return ResponseFailure("server_error", self._apology)
+        is_ours = isinstance(error, StoreError)
+        log_fault(_LOG, "turn not stored" if is_ours else "agent failed", error)
+        said = "The response could not be stored." if is_ours else "The agent failed to answer."
+        return ResponseFailure("server_error", f"{said} Request id: {self._request_id}")
 
     def _now(self) -> int:
         return int(self._clock())
+
+
+def _is_server_stopping(error: BaseException) -> bool:
+    """Return whether this task is being cancelled, rather than an agent's own sub-task."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
+def _checked(events: AsyncIterator[AgentEvent]) -> AsyncIterator[AgentEvent]:
+    if not hasattr(events, "__anext__"):
+        msg = f"an agent returned {type(events).__name__}; it must be an `async def` that yields"
+        raise AgentEventError(msg)
+    return events
 
 
 async def _close(events: AsyncIterator[AgentEvent]) -> None:

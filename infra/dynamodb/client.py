@@ -51,7 +51,7 @@ def make_client(region: str | None, endpoint: str | None = None, *, attempts: in
     )
     return botocore.session.Session().create_client(
         "dynamodb",
-        region_name=region or ("local" if is_local else None),
+        region_name=region or ("us-east-1" if is_local else None),
         endpoint_url=endpoint,
         aws_access_key_id="local" if is_local else None,
         aws_secret_access_key="local" if is_local else None,

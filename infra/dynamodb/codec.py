@@ -33,6 +33,8 @@ _decode = msgspec.json.Decoder(StoredTurn).decode
 class CorruptTurnError(StoreError):
     """Stored bytes are not what was written, or another version wrote them."""
 
+    is_passing = False
+
 
 def encode(turn: StoredTurn, body: str, parent: str | None) -> bytes:
     """Return the turn's bytes, for its own body and its parent's; raises `TurnTooLargeError`."""

@@ -214,10 +214,16 @@ async def test_a_reference_names_an_agent_or_a_factory(reference: str, said: str
 @pytest.mark.parametrize(
     ("reference", "sentence"),
     [
-        ("", "AGENT is ''; write it as module:attribute, such as my_agent:agent"),
-        ("my_agent", "AGENT is 'my_agent'; write it as module:attribute, such as my_agent:agent"),
-        (":agent", "AGENT is ':agent'; write it as module:attribute, such as my_agent:agent"),
-        ("my_agent:", "AGENT is 'my_agent:'; write it as module:attribute, such as my_agent:agent"),
+        ("", "AGENT is ''; write it as module:attribute, such as agent.support:agent"),
+        (
+            "my_agent",
+            "AGENT is 'my_agent'; write it as module:attribute, such as agent.support:agent",
+        ),
+        (":agent", "AGENT is ':agent'; write it as module:attribute, such as agent.support:agent"),
+        (
+            "my_agent:",
+            "AGENT is 'my_agent:'; write it as module:attribute, such as agent.support:agent",
+        ),
         (
             "nowhere_at_all:agent",
             "AGENT is 'nowhere_at_all:agent', but there is no module 'nowhere_at_all' on the Python path",
@@ -228,7 +234,7 @@ async def test_a_reference_names_an_agent_or_a_factory(reference: str, said: str
         ),
         (
             "my_agent:nothing",
-            "AGENT is 'my_agent:nothing', but that is no callable; an agent is an async def over a Turn",
+            "AGENT is 'my_agent:nothing', but my_agent has no attribute 'nothing'",
         ),
         (
             "my_agent:text",
@@ -236,15 +242,15 @@ async def test_a_reference_names_an_agent_or_a_factory(reference: str, said: str
         ),
         (
             "my_agent:Space.other",
-            "AGENT is 'my_agent:Space.other', but that is no callable; an agent is an async def over a Turn",
+            "AGENT is 'my_agent:Space.other', but my_agent has no attribute 'other'",
         ),
         (
             "my_agent:make_nothing",
-            "AGENT is 'my_agent:make_nothing', a factory that made no agent: an async def over a Turn",
+            "AGENT is 'my_agent:make_nothing', but that is a factory that made no agent: an async def over a Turn",
         ),
         (
             "my_agent:make_a_factory",
-            "AGENT is 'my_agent:make_a_factory', a factory that made no agent: an async def over a Turn",
+            "AGENT is 'my_agent:make_a_factory', but that is a factory that made no agent: an async def over a Turn",
         ),
     ],
 )
@@ -265,8 +271,8 @@ def test_an_odd_reference_is_one_sentence_too(reference: str) -> None:
 
 
 @pytest.mark.usefixtures("my_agent")
-def test_what_an_agents_own_module_lacks_is_said_by_python() -> None:
-    with pytest.raises(ModuleNotFoundError, match="nowhere_to_be_found"):
+def test_what_an_agents_own_module_lacks_is_named() -> None:
+    with pytest.raises(AgentReferenceError, match="'nowhere_to_be_found', which is not installed"):
         load_agent("broken:agent")
 
 
@@ -274,3 +280,36 @@ def test_what_an_agents_own_module_lacks_is_said_by_python() -> None:
 def test_what_a_factory_raises_passes_through() -> None:
     with pytest.raises(ZeroDivisionError):
         load_agent("my_agent:fail")
+
+
+def test_a_generator_that_is_not_async_is_refused_at_the_start() -> None:
+    def agent(turn: Turn) -> Iterator[str]:
+        yield turn.text
+
+    with pytest.raises(TypeError, match="async def"):
+        as_agent(agent)
+
+
+def test_a_function_of_two_parameters_is_no_agent() -> None:
+    async def agent(turn: Turn, more: str) -> AsyncIterator[str]:
+        yield turn.text + more
+
+    target: Any = agent
+
+    with pytest.raises(TypeError, match="one argument, the Turn"):
+        as_agent(target)
+
+
+@pytest.mark.parametrize("status", [99, 200, 204, 1000, None, "500"])
+def test_a_turn_error_is_an_error_whatever_status_it_is_given(status: Any) -> None:
+    assert TurnError("no", status=status).status == 500
+
+
+def test_a_turn_error_can_always_be_told() -> None:
+    error = TurnError(None, code=5, param=object())  # type: ignore[arg-type]
+
+    assert (error.message, error.code, error.param) == (
+        "The agent failed to answer.",
+        "server_error",
+        None,
+    )

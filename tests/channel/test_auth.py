@@ -189,3 +189,16 @@ async def test_the_keys_are_unbound_when_the_app_fails() -> None:
         await Authentication(fails, KEYS)(scope, never, nowhere)
 
     assert get_current_isolation_keys() is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["authorization", "x-api-key", "x-agent-user-isolation-key", "x-agent-chat-isolation-key"],
+)
+async def test_a_header_that_says_who_is_calling_counts_once(name: str) -> None:
+    headers = [("authorization", "Bearer key-agency"), (name, "ann"), (name, "bob")]
+
+    with pytest.raises(RequestError) as caught:
+        await enter(headers)
+
+    assert (caught.value.status, caught.value.code) == (400, "duplicate_header")

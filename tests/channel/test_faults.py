@@ -50,7 +50,7 @@ def test_the_log_has_the_facts_once_and_no_text(caplog: pytest.LogCaptureFixture
     assert (record.name, record.levelname, record.getMessage()) == (
         "tests.faults",
         "ERROR",
-        "it failed",
+        "it failed: ValueError",
     )
     assert "secret" not in str(vars(record))
 

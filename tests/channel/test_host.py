@@ -313,8 +313,8 @@ async def test_every_callback_runs_and_is_logged_by_name_and_the_first_failure_i
     assert (told, lines) == (f"{phase}.failed", ["one", "two", "three"])
     assert await life.failure() is first
     assert [record.getMessage() for record in caplog.records] == [
-        f"{phase} callback one failed",
-        f"{phase} callback three failed",
+        f"{phase} callback one failed: KeyError",
+        f"{phase} callback three failed: ValueError",
     ]
     assert "secret" not in caplog.text
 

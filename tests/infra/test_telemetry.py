@@ -9,7 +9,7 @@ import pytest
 from channel.faults import SENSITIVE, log_fault
 from channel.http import request_id
 from channel.ports import TurnFacts
-from infra.logs import LOGGERS, log_readably
+from infra.logs import LOGGERS, log_readably, log_to
 from infra.settings import Settings
 from infra.telemetry import PowertoolsTelemetry, log_as_json
 
@@ -131,3 +131,15 @@ def test_a_terminal_gets_one_readable_line_with_the_facts(
     first, *rest = capsys.readouterr().err.splitlines()
     assert first.endswith("WARNING agent failed n=1")
     assert rest == ["    a.py:1", "    b.py:2"]
+
+
+def test_libraries_that_write_whole_requests_at_debug_are_kept_quiet() -> None:
+    names = ("boto3", "botocore", "urllib3")
+    was = {name: logging.getLogger(name).level for name in names}
+    try:
+        log_to(logging.NullHandler(), Settings(log_level="DEBUG"))
+
+        assert [logging.getLogger(name).level for name in names] == [logging.INFO] * 3
+    finally:
+        for name, level in was.items():
+            logging.getLogger(name).setLevel(level)

@@ -179,6 +179,8 @@ def _message(given: dict[str, Any], where: str) -> Item:
         if isinstance(content, str)
         else _parts(content, f"{where}.content")
     )
+    # `text` is an older name, which the API's own types do not know.
+    parts = [text_part(shape.role, p["text"]) if p["type"] == "text" else p for p in parts]
     known = {key: value for key, value in given.items() if value is not None}
     return {**known, "type": "message", "content": parts}
 

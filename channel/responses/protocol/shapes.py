@@ -34,11 +34,12 @@ def is_nested_deeper(data: bytes, levels: int) -> bool:
     # Almost every text has fewer brackets than levels permitted, so this costs two counts.
     if data.count(b"[") + data.count(b"{") <= levels:
         return False
-    depth = deepest = 0
+    depth = 0
     for bracket in _BRACKETS.finditer(_STRINGS.sub(b"", data)):
         depth += 1 if bracket[0] in b"[{" else -1
-        deepest = max(deepest, depth)
-    return deepest > levels
+        if depth > levels:
+            return True
+    return False
 
 
 # The closing quote is optional: looking for one again from every quote inside of a string that has

@@ -1,10 +1,11 @@
 """`ResponseStream`: the one state machine, agent events in, stream events out.
 
-Everything that a client sees of a response is decided in this file, and nothing else counts,
-numbers or names anything:
+The order, the numbers and the names of everything that a client sees while a response grows are
+decided in this file, and nothing else counts anything:
 
     IN_PROGRESS ──settle──▶ COMPLETED │ INCOMPLETE │ FAILED │ CANCELLED ──end──▶ (ended)
-                                 └────────┴── settle(FAILED): the record could not be stored
+                                └─────────┴──────────┴──────────┴─ settle(FAILED): what came
+                                   after (a hook, the storage) failed, and it is not told yet
 
 Between `start` and `settle` the output grows item by item. At most one item of the model's own is
 open at a time (a message, a reasoning item or a function call); whatever begins another one closes
@@ -40,9 +41,10 @@ _UNSAVED = frozenset({Status.FAILED})
 
 TRANSITIONS: Final[Mapping[Status, frozenset[Status]]] = MappingProxyType(
     {
+        # No response is queued yet: that is for background responses, which are to come.
         Status.QUEUED: frozenset({Status.IN_PROGRESS, Status.FAILED, Status.CANCELLED}),
         Status.IN_PROGRESS: _OUTCOMES,
-        # Settled, but not yet told: when the record cannot be stored, the response has failed.
+        # Settled, but not yet told: when a hook or the storage fails now, the response has failed.
         Status.COMPLETED: _UNSAVED,
         Status.INCOMPLETE: _UNSAVED,
         Status.CANCELLED: _UNSAVED,
@@ -220,6 +222,12 @@ class ResponseStream:
             # The same rules as for any call: the request permits it, and it can be answered.
             name, arguments, call_id = (plain.get(k) for k in ("name", "arguments", "call_id"))
             return self.function_call(name or "", arguments or "", call_id)
+        if item_type == "function_call_output" and plain.get("call_id") not in self._call_ids:
+            msg = "an output item answers a call that this turn did not make"
+            raise AgentEventError(msg)
+        if item_type == "item_reference":
+            msg = "an output item is a reference; it must be the item itself"
+            raise AgentEventError(msg)
         if not isinstance(plain.get("id") or "", str):
             msg = "an output item has an id that is no text"
             raise AgentEventError(msg)
@@ -361,7 +369,7 @@ class ResponseStream:
         return message, caused + message.added(self._next) + message.part_added(self._next, kind)
 
     def _open_call(self, name: str, call_id: str) -> list[StreamEvent]:
-        """Open a call, or return nothing where one call is all that the request permits."""
+        """Close what is open, and open a call unless one is all that the request permits."""
         if _encodable(name) not in self._tools.names:
             msg = "the agent called a function that this request does not permit"
             raise AgentEventError(msg)

@@ -1131,7 +1131,7 @@ async def test_a_failed_agent_is_logged_by_type_and_place_without_its_text(
         await creating().run(hosted(agent))
 
     (record,) = (record for record in caplog.records if record.name.startswith("channel"))
-    assert record.getMessage() == "agent failed"
+    assert record.getMessage() == "agent failed: RuntimeError"
     assert vars(record)["error_type"] == "RuntimeError"
     assert any("test_run.py" in place for place in vars(record)["error_at"])
     assert "secret" not in caplog.text + str(vars(record))
