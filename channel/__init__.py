@@ -21,6 +21,7 @@ from channel.agent import (
     Usage,
     accepts,
 )
+from channel.responses.protocol.errors import RequestError
 
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "OutputItem",
     "ReasoningDelta",
     "RefusalDelta",
+    "RequestError",
     "TextDelta",
     "ToolFinished",
     "ToolStarted",
