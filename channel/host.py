@@ -24,6 +24,9 @@ from channel.responses.protocol.errors import RequestError
 
 _LOG: Final = logging.getLogger(__name__)
 
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
 _Callback = Callable[[], Awaitable[None]]
 
 
@@ -104,24 +107,26 @@ class _App(Starlette):
 
 def _turn(request: ChannelRequest) -> Turn:
     # Copies: what an agent does to its turn must not change what is stored and echoed.
-    shared = (request.input, request.tools, request.tool_choice, request.metadata)
-    items, tools, tool_choice, metadata = msgspec.json.decode(msgspec.json.encode(shared))
     return Turn(
-        input=items,
+        input=_copied(request.input),
         history=request.history,
         instructions=request.instructions,
         model=request.model,
-        tools=tools,
-        tool_choice=tool_choice,
+        tools=_copied(request.tools),
+        tool_choice=_copied(request.tool_choice),
         parallel_tool_calls=request.parallel_tool_calls,
         options=request.options,
-        metadata=metadata,
+        metadata=_copied(request.metadata),
         response_id=request.attributes.get("response_id", ""),
         previous_response_id=request.attributes.get("previous_response_id"),
         principal=request.caller.principal,
         isolation_keys=request.caller.keys,
         safety_identifier=request.identity.native_id if request.identity else None,
     )
+
+
+def _copied(value: Any) -> Any:
+    return value if isinstance(value, str) else _decode(_encode(value))
 
 
 def _routes(contributions: Iterable[tuple[Channel, ChannelContribution]]) -> list[BaseRoute]:

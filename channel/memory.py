@@ -17,7 +17,7 @@ from channel.ports import (
 )
 from channel.responses.protocol import ids
 from channel.responses.protocol.items import Item
-from channel.responses.protocol.response import Response, Status
+from channel.responses.protocol.response import Status
 
 
 MONTH_S: Final = 30 * 24 * 3600.0
@@ -26,26 +26,27 @@ _CONTINUABLE: Final = frozenset({Status.COMPLETED, Status.INCOMPLETE})
 _BODY_BYTES: Final = ids.BODY_DIGITS // 2
 
 _encode = msgspec.json.Encoder().encode
-_decode_input = msgspec.json.Decoder(list[Item]).decode
-_decode_response = msgspec.json.Decoder(Response).decode
+_decode = msgspec.json.Decoder(StoredTurn).decode
 
 
 class _Node:
-    """A kept turn, and the turn before it; `turn` gives copies, so nothing is shared."""
+    """A kept turn, and the turn before it."""
 
-    __slots__ = ("_input", "expires_at", "is_deleted", "parent", "response")
+    __slots__ = ("expires_at", "is_deleted", "kept", "parent")
 
     def __init__(self, turn: StoredTurn, parent: "_Node | None", expires_at: float) -> None:
-        # The agent was given the input's very items, and may change them later; nobody else has
-        # those of the response, which are copied when they are read.
-        self._input = _encode(turn.input)
-        self.response = turn.response
+        self.kept = turn
         self.parent = parent
         self.expires_at = expires_at
         self.is_deleted = False
 
+    @property
+    def status(self) -> Status:
+        return self.kept.response.status
+
     def turn(self) -> StoredTurn:
-        return StoredTurn(_decode_input(self._input), _decode_response(_encode(self.response)))
+        """Return a copy: what is read is the reader's."""
+        return _decode(_encode(self.kept))
 
 
 class InMemoryResponseStore:
@@ -74,7 +75,7 @@ class InMemoryResponseStore:
         if previous_response_id is None:
             return Branch(body)
         parent = self._find(keys, previous_response_id)
-        if parent is None or parent.response.status not in _CONTINUABLE:
+        if parent is None or parent.status not in _CONTINUABLE:
             return None
         chain = self._chain(parent)
         if chain is None:
@@ -87,7 +88,7 @@ class InMemoryResponseStore:
         _require_user(keys)
         response, body = turn.response, branch.body
         known = self._nodes.get((keys, body))
-        if known is not None and (known.is_deleted or known.response.status.is_terminal):
+        if known is not None and (known.is_deleted or known.status.is_terminal):
             return
         if response.id != ids.response_id(body):
             self._name(keys, response.id, body)
@@ -111,7 +112,7 @@ class InMemoryResponseStore:
         _require_user(keys)
         place = ids.item_place(item_id)
         node = None if place is None else self._alive(self._nodes.get((keys, place.body)))
-        if node is None or node.response.status not in _CONTINUABLE:
+        if node is None or node.status not in _CONTINUABLE:
             return None
         turn = node.turn()
         items = (*turn.input, *turn.response.output)

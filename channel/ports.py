@@ -73,6 +73,7 @@ class ResponseStore(Protocol):
     async def save(self, keys: IsolationKeys, branch: Branch, turn: StoredTurn, /) -> None:
         """Keep a finished turn, whole or not at all; saving the same turn again changes nothing.
 
+        The turn is the store's from then on: the caller changes nothing of it any more.
         `turn.response.id` may be an id of the caller's own making (an alias). Raises
         `TurnTooLargeError` where the turn exceeds what the store can hold.
         """
