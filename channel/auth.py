@@ -27,7 +27,7 @@ _HEADERS: Final = frozenset(
 _CALLER: Final = "lambda_responses.caller"
 
 
-class Principal(Struct, frozen=True):
+class Principal(Struct, frozen=True, gc=False):
     """Who the key belongs to. A delegate is a backend that speaks for many end users of its own.
 
     A name holds no slash (`isolation_keys` says why).
@@ -42,7 +42,7 @@ class Principal(Struct, frozen=True):
             raise ValueError(msg)
 
 
-class Caller(Struct, frozen=True):
+class Caller(Struct, frozen=True, gc=False):
     """An authenticated request's principal, and the partition that is theirs."""
 
     principal: Principal

@@ -10,7 +10,7 @@ ISOLATION_HEADER_USER: Final = "x-agent-user-isolation-key"
 ISOLATION_HEADER_CHAT: Final = "x-agent-chat-isolation-key"
 
 
-class IsolationKeys(Struct, frozen=True):
+class IsolationKeys(Struct, frozen=True, gc=False):
     """The pair that partitions storage: who, and optionally in which chat.
 
     A missing chat is a partition of its own, apart from every named one.

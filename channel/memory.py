@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
+from msgspec import Struct
 
 from channel.isolation import IsolationKeys
 from channel.ports import (
@@ -29,24 +30,17 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(StoredTurn).decode
 
 
-class _Node:
-    """A kept turn, and the turn before it."""
+class _Node(Struct, gc=False):
+    """A kept turn, and the turn before it: bytes, since a collector has no work with them."""
 
-    __slots__ = ("expires_at", "is_deleted", "kept", "parent")
-
-    def __init__(self, turn: StoredTurn, parent: "_Node | None", expires_at: float) -> None:
-        self.kept = turn
-        self.parent = parent
-        self.expires_at = expires_at
-        self.is_deleted = False
-
-    @property
-    def status(self) -> Status:
-        return self.kept.response.status
+    data: bytes
+    status: Status
+    parent: "_Node | None"
+    expires_at: float
+    is_deleted: bool = False
 
     def turn(self) -> StoredTurn:
-        """Return a copy: what is read is the reader's."""
-        return _decode(_encode(self.kept))
+        return _decode(self.data)
 
 
 class InMemoryResponseStore:
@@ -94,7 +88,7 @@ class InMemoryResponseStore:
             self._name(keys, response.id, body)
         parent = branch.place if isinstance(branch.place, _Node) else None
         expires_at = self._clock() + self._retention_s
-        self._nodes[keys, body] = _Node(turn, parent, expires_at)
+        self._nodes[keys, body] = _Node(_encode(turn), response.status, parent, expires_at)
 
     async def get(self, keys: IsolationKeys, response_id: str, /) -> StoredTurn | None:
         """Return one turn of any status, or None."""

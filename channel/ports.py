@@ -33,7 +33,7 @@ class StoreError(Exception):
     is_passing = True
 
 
-class StoredTurn(Struct, frozen=True):
+class StoredTurn(Struct, frozen=True, gc=False):
     """One turn as it is kept: its own new input items (normalised, with ids) and its response."""
 
     input: list[Item]
@@ -100,7 +100,7 @@ class TurnTooLargeError(StoreError):
     """The turn is larger than the store can hold (6 MB with the DynamoDB store)."""
 
 
-class TurnFacts(Struct, frozen=True):
+class TurnFacts(Struct, frozen=True, gc=False):
     """What is measured of one turn; times in milliseconds since the request came in."""
 
     outcome: str

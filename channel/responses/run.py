@@ -108,6 +108,9 @@ class TurnRun:
             await self._run(observer, companion)
             await observer.close()
         finally:
+            observer.on_gone = (
+                None  # the two know each other: what is done is not left to a collector
+            )
             observer.abandon()
 
     async def _run(self, observer: Observer, companion: Companion) -> None:

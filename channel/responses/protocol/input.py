@@ -21,55 +21,55 @@ _WITH_STATUS: Final = frozenset({"message", "function_call", "function_call_outp
 _CallId = Annotated[str, Meta(min_length=1, max_length=256)]
 
 
-class _Identified(Struct, frozen=True):
+class _Identified(Struct, frozen=True, gc=False):
     id: Annotated[str, Meta(max_length=256)] | None = None
     status: Literal["in_progress", "completed", "incomplete"] | None = None
 
 
-class _Message(_Identified, frozen=True, kw_only=True):
+class _Message(_Identified, frozen=True, kw_only=True, gc=False):
     role: Literal["user", "assistant", "system", "developer"]
     content: str | list[dict[str, Any]]
 
 
-class _FunctionCall(_Identified, frozen=True, kw_only=True):
+class _FunctionCall(_Identified, frozen=True, kw_only=True, gc=False):
     call_id: _CallId
     name: str
     arguments: str
 
 
-class _FunctionCallOutput(_Identified, frozen=True, kw_only=True):
+class _FunctionCallOutput(_Identified, frozen=True, kw_only=True, gc=False):
     call_id: _CallId
     output: str | list[dict[str, Any]]
 
 
-class _Reasoning(_Identified, frozen=True, kw_only=True):
+class _Reasoning(_Identified, frozen=True, kw_only=True, gc=False):
     summary: list[dict[str, Any]]
     encrypted_content: str | None = None
 
 
-class _Compaction(_Identified, frozen=True, kw_only=True):
+class _Compaction(_Identified, frozen=True, kw_only=True, gc=False):
     encrypted_content: str
 
 
-class _Reference(Struct, frozen=True):
+class _Reference(Struct, frozen=True, gc=False):
     id: Annotated[str, Meta(min_length=1, max_length=256)]
 
 
-class _Text(Struct, frozen=True):
+class _Text(Struct, frozen=True, gc=False):
     text: str
 
 
-class _Refusal(Struct, frozen=True):
+class _Refusal(Struct, frozen=True, gc=False):
     refusal: str
 
 
-class _Image(Struct, frozen=True):
+class _Image(Struct, frozen=True, gc=False):
     image_url: str | None = None
     file_id: str | None = None
     detail: str | None = None
 
 
-class _File(Struct, frozen=True):
+class _File(Struct, frozen=True, gc=False):
     file_id: str | None = None
     file_data: str | None = None
     file_url: str | None = None

@@ -32,7 +32,7 @@ _Metadata = Annotated[
 ]
 
 
-class CreateResponse(Struct, frozen=True, omit_defaults=True):
+class CreateResponse(Struct, frozen=True, omit_defaults=True, gc=False):
     """The fields of `POST /responses` besides `input` (OpenAI's OpenAPI 2.3.0 `CreateResponse`)."""
 
     model: str | None = None
@@ -65,13 +65,13 @@ class CreateResponse(Struct, frozen=True, omit_defaults=True):
     user: str | None = None
 
 
-class _Body(CreateResponse, frozen=True):
+class _Body(CreateResponse, frozen=True, gc=False):
     """The whole body, with `input` as the client wrote it."""
 
     input: str | list[dict[str, Any]] | None = None
 
 
-class FunctionTool(Struct, frozen=True):
+class FunctionTool(Struct, frozen=True, gc=False):
     """A function that the client declared."""
 
     name: Annotated[str, Meta(pattern=NAME)]
@@ -80,28 +80,28 @@ class FunctionTool(Struct, frozen=True):
     strict: bool | None = None
 
 
-class _AllowedTools(Struct, frozen=True):
+class _AllowedTools(Struct, frozen=True, gc=False):
     mode: Literal["none", "auto", "required"]
     tools: Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=128)]
 
 
-class _NamedTool(Struct, frozen=True):
+class _NamedTool(Struct, frozen=True, gc=False):
     name: str
 
 
-class _Text(Struct, frozen=True):
+class _Text(Struct, frozen=True, gc=False):
     format: dict[str, Any] | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
-class _JsonSchemaFormat(Struct, frozen=True):
+class _JsonSchemaFormat(Struct, frozen=True, gc=False):
     name: Annotated[str, Meta(pattern=NAME)]
     schema: dict[str, Any]
     description: str | None = None
     strict: bool | None = None
 
 
-class _Reasoning(Struct, frozen=True):
+class _Reasoning(Struct, frozen=True, gc=False):
     effort: str | None = None
     summary: str | None = None
     generate_summary: str | None = None

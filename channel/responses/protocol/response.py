@@ -24,20 +24,20 @@ class Status(StrEnum):
         return self not in (Status.QUEUED, Status.IN_PROGRESS)
 
 
-class InputTokensDetails(Struct, frozen=True):
+class InputTokensDetails(Struct, frozen=True, gc=False):
     """Of the input tokens, those read from and written to a prompt cache."""
 
     cached_tokens: int = 0
     cache_write_tokens: int = 0
 
 
-class OutputTokensDetails(Struct, frozen=True):
+class OutputTokensDetails(Struct, frozen=True, gc=False):
     """Of the output tokens, those spent on reasoning."""
 
     reasoning_tokens: int = 0
 
 
-class ResponseUsage(Struct, frozen=True):
+class ResponseUsage(Struct, frozen=True, gc=False):
     """Token counts as clients read them; all of them are required on the wire."""
 
     input_tokens: int = 0
@@ -47,14 +47,14 @@ class ResponseUsage(Struct, frozen=True):
     total_tokens: int = 0
 
 
-class ResponseFailure(Struct, frozen=True):
+class ResponseFailure(Struct, frozen=True, gc=False):
     """Why a response failed: a code of OpenAI's list and a sentence that is safe to show."""
 
     code: str
     message: str
 
 
-class IncompleteDetails(Struct, frozen=True):
+class IncompleteDetails(Struct, frozen=True, gc=False):
     """Why a response is incomplete: `max_output_tokens` or `content_filter`."""
 
     reason: str
@@ -64,7 +64,7 @@ def _text_default() -> dict[str, Any]:
     return {"format": {"type": "text"}}
 
 
-class Response(Struct, frozen=True, kw_only=True):
+class Response(Struct, frozen=True, kw_only=True, gc=False):
     """The resource (Open Responses 2026-04-24 `ResponseResource`; OpenAI `Response`).
 
     `created_at` and `completed_at` are whole Unix seconds; `completed_at` is set on completed

@@ -66,7 +66,7 @@ class AgentEventError(Exception):
     """The agent said something that makes no sense there: the agent's fault, never shown."""
 
 
-class ToolPolicy(msgspec.Struct, frozen=True):
+class ToolPolicy(msgspec.Struct, frozen=True, gc=False):
     """Which function calls the request permits: these names only, and one or many of them."""
 
     names: frozenset[str] = frozenset()
