@@ -4,6 +4,7 @@ import asyncio
 from functools import cached_property
 from typing import Any, Final
 
+import msgspec
 from mangum import Mangum
 from mangum.handlers.alb import ALB
 from mangum.handlers.api_gateway import APIGateway, HTTPGateway
@@ -11,7 +12,38 @@ from mangum.handlers.lambda_at_edge import LambdaAtEdge
 from mangum.types import LambdaEvent
 from starlette.types import ASGIApp
 
+from channel.responses.protocol.errors import error_body
 from handler.lifespan import Lifespan
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+MAX_REPLY_BYTES: Final = 6 * 1024 * 1024
+"""What Lambda carries of a buffered reply, with its JSON around it."""
+
+
+def _within_limit(reply: dict[str, Any]) -> dict[str, Any]:
+    """Return the reply, or where Lambda would refuse it an error that a client can read."""
+    # An escape is at most six characters, so the exact measure is taken of large replies only.
+    if len(reply["body"]) < MAX_REPLY_BYTES // 6 or len(_encode(reply)) <= MAX_REPLY_BYTES:
+        return reply
+    said = (
+        "The reply is larger than Lambda can carry (6 MB). A stored response is kept under its id."
+    )
+    body = _encode(error_body(said, status=500, code="reply_too_large"))
+    changed = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        "x-should-retry": "false",
+    }
+    error = {**reply, "statusCode": 500, "body": body.decode(), "isBase64Encoded": False}
+    if reply.get("headers"):
+        error["headers"] = {**reply["headers"], **changed}
+    else:  # a load balancer with multi-value headers
+        many = {name: [value] for name, value in changed.items()}
+        error["multiValueHeaders"] = {**reply["multiValueHeaders"], **many}
+    return error
 
 
 def _with_one_scope(handler: type[Any]) -> type[Any]:
@@ -47,7 +79,7 @@ class BufferedMount:
         """Answer one event."""
         # Mangum runs on the current loop of the calling thread.
         asyncio.set_event_loop(self._loop)
-        return self._mangum(event, context)
+        return _within_limit(self._mangum(event, context))
 
     def close(self) -> None:
         """Run the shutdown of the app and close the loop."""

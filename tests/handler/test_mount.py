@@ -104,3 +104,20 @@ def test_an_app_that_ends_before_it_started_is_an_error() -> None:
 
     with pytest.raises(RuntimeError, match=r"ended without lifespan\.startup\.complete"):
         BufferedMount(app)
+
+
+async def too_much(_request: Request) -> StreamingResponse:
+    return StreamingResponse(iter(['"' * (4 * 1024 * 1024)]), media_type="text/event-stream")
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_reply_that_lambda_cannot_carry_is_an_error_that_clients_can_read(door: Door) -> None:
+    with mounted(Starlette(routes=[Route("/v1/much", too_much)])) as handler:
+        reply = handler(door("GET", "/v1/much", {"x-api-key": "k"}), Context())
+
+    headers = reply.get("headers") or {
+        name: values[-1] for name, values in reply["multiValueHeaders"].items()
+    }
+    assert (reply["statusCode"], headers["x-should-retry"]) == (500, "false")
+    assert json.loads(reply["body"])["error"]["code"] == "reply_too_large"
+    assert headers["content-type"] == "application/json"
