@@ -109,6 +109,7 @@ $(VENV)/.agent-stamp: agent/requirements.txt $(VENV)/.local-stamp
 $(VENV)/.dev-stamp: requirements-dev.txt pyproject.toml | $(BIN)/python
 	@echo "Installing what the tests need (once, about a minute) …"
 	@$(call install,requirements-dev.txt)
+	@$(BIN)/python -m tests.infra.engines
 	@touch $(VENV)/.local-stamp
 
 UV_COMPILE = .tools/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-emit-index-url --no-annotate $(UPGRADE)

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,10 @@ TABLE = "responses"
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / ".tools" / "dynalite" / "node_modules" / "dynalite"
 RUNNER = ROOT / "tests" / "tools" / "dynalite.js"
-INSTALL = ("install", "dynalite@4", "--no-audit", "--no-fund", "--prefix", ".tools/dynalite")
+INSTALL = (
+    *("install", "dynalite@4", "--no-audit", "--no-fund", "--prefix", ".tools/dynalite"),
+    *("--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=2000"),
+)
 
 
 class NoEngineError(Exception):
@@ -50,9 +54,14 @@ def _install() -> None:
         raise NoEngineError("dynalite is installed by npm, which is not on this machine")
     PACKAGE.parents[1].mkdir(parents=True, exist_ok=True)
     try:
-        subprocess.run([npm, *INSTALL], cwd=ROOT, check=True, capture_output=True, timeout=120)
+        subprocess.run(
+            [npm, *INSTALL], cwd=ROOT, check=True, capture_output=True, timeout=120, text=True
+        )
+    except subprocess.CalledProcessError as error:
+        reason = (error.stderr.strip().splitlines() or ["no reason given"])[0]
+        raise NoEngineError(f"npm could not install dynalite ({reason[:120]})") from error
     except (OSError, subprocess.SubprocessError) as error:
-        raise NoEngineError("npm could not install dynalite") from error
+        raise NoEngineError(f"npm could not install dynalite ({type(error).__name__})") from error
 
 
 @contextmanager
@@ -63,3 +72,10 @@ def connected(region: str | None, endpoint: str | None, *, attempts: int = 4) ->
         yield client
     finally:
         client.close()
+
+
+if __name__ == "__main__":  # what `make` runs as it sets up, so that the tests need not
+    try:
+        _install()
+    except NoEngineError as missing:
+        sys.stdout.write(f"Without dynalite, since {missing}: the tests on it will be skipped.\n")
