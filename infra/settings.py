@@ -11,6 +11,7 @@ from channel.agent import OPTION_NAMES
 
 
 DEFAULT_AGENT: Final = "channel.agents.demo:agent"
+MAX_PORT: Final = 65535
 LOCAL_TABLE: Final = "lambda-responses"
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
@@ -84,7 +85,8 @@ class Settings(Struct, frozen=True, kw_only=True):
             model_name=read.value("MODEL_NAME", "agent", _model),
             table_name=LOCAL_TABLE if endpoint and table is None else table,
             dynamodb_endpoint=endpoint,
-            region=read.text("AWS_REGION") or read.text("AWS_DEFAULT_REGION"),
+            region=read.value("AWS_REGION", None, _region)
+            or read.value("AWS_DEFAULT_REGION", None, _region),
             caller_options=read.value("CALLER_OPTIONS", frozenset(), _options),
             cors_origins=read.value("CORS_ORIGINS", (), _origins),
             keepalive_s=read.number("KEEPALIVE_S", 15, 0, 3600),
@@ -97,7 +99,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             demo_delay_s=None
             if (ms := read.number("DEMO_DELAY_MS", None, 0, 60_000)) is None
             else ms / 1000,
-            port=int(read.number("PORT", 8000, 0, 65535, whole=True)),
+            port=int(read.number("PORT", 8000, 0, MAX_PORT, whole=True)),
             service=read.text("POWERTOOLS_SERVICE_NAME") or "lambda-responses",
             on_lambda=bool(read.text("AWS_LAMBDA_FUNCTION_NAME")),
             has_development_keys=sam_local,
@@ -145,6 +147,9 @@ class _Reader:
         return self.value(name, default, _switch)
 
 
+_URL: Final = re.compile(
+    r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?(?:/[!-~]*)?"
+)
 _NUMBER: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _SHOWN: Final = 80
 
@@ -192,9 +197,16 @@ _TABLE_NAME_MAX: Final = 255
 
 
 def _url(given: str) -> str:
-    scheme, separator, host = given.partition("://")
-    if scheme not in {"http", "https"} or not separator or not host.strip("/") or " " in given:
+    parts = _URL.fullmatch(given)
+    if parts is None or int(parts["port"] or 0) > MAX_PORT:
         msg = "an http or https URL"
+        raise ValueError(msg)
+    return given
+
+
+def _region(given: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,40}", given):
+        msg = "the name of an AWS region, such as eu-central-1"
         raise ValueError(msg)
     return given
 

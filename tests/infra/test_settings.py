@@ -177,3 +177,24 @@ def test_the_table_in_the_docstring_names_exactly_the_settings_that_are_read() -
 
     documented = re.findall(r"^    ([A-Z_]{4,})  ", Settings.__doc__ or "", re.MULTILINE)
     assert {*documented, "AWS_DEFAULT_REGION"} == read - {"INFO"}
+
+
+@pytest.mark.parametrize("given", ["http://[::", "http://a:b", "http://a:99999", "http://é", "a b"])
+def test_an_endpoint_that_no_client_takes_is_refused_at_the_start(given: str) -> None:
+    with pytest.raises(
+        SettingsError, match=r"The setting DYNAMODB_ENDPOINT is .*an http or https URL"
+    ):
+        Settings.from_env({"DYNAMODB_ENDPOINT": given})
+
+
+@pytest.mark.parametrize(
+    "given", ["http://127.0.0.1:8001", "https://x.example/p?q", "http://[::1]:80/"]
+)
+def test_an_endpoint_may_be_any_url(given: str) -> None:
+    assert Settings.from_env({"DYNAMODB_ENDPOINT": given}).dynamodb_endpoint == given
+
+
+@pytest.mark.parametrize("name", ["AWS_REGION", "AWS_DEFAULT_REGION"])
+def test_a_region_is_a_name(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"The setting {name} is 'not a region'"):
+        Settings.from_env({name: "not a region"})
