@@ -126,7 +126,9 @@ def _turn(request: ChannelRequest) -> Turn:
 
 
 def _copied(value: Any) -> Any:
-    return value if isinstance(value, str) else _decode(_encode(value))
+    if isinstance(value, str):
+        return value
+    return _decode(_encode(value)) if value else type(value)()
 
 
 def _routes(contributions: Iterable[tuple[Channel, ChannelContribution]]) -> list[BaseRoute]:

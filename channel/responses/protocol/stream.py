@@ -36,6 +36,7 @@ from channel.responses.protocol.response import (
 from channel.responses.protocol.shapes import MAX_NESTING, is_nested_deeper
 
 
+_NO_USAGE: Final = ResponseUsage()
 _OUTCOMES = frozenset({Status.COMPLETED, Status.INCOMPLETE, Status.FAILED, Status.CANCELLED})
 _UNSAVED = frozenset({Status.FAILED})
 
@@ -306,7 +307,7 @@ class ResponseStream:
             completed_at=now if finished else None,
             incomplete_details=IncompleteDetails(reason) if reason else None,
             error=failure,
-            usage=self._usage or (ResponseUsage() if answered else None),
+            usage=self._usage or (_NO_USAGE if answered else None),
         )
         return caused
 
