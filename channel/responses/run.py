@@ -108,9 +108,8 @@ class TurnRun:
             await self._run(observer, companion)
             await observer.close()
         finally:
-            observer.on_gone = (
-                None  # the two know each other: what is done is not left to a collector
-            )
+            # The two know each other; the collector should have no work with what is done.
+            observer.on_gone = None
             observer.abandon()
 
     async def _run(self, observer: Observer, companion: Companion) -> None:
@@ -146,16 +145,9 @@ class TurnRun:
         self._is_committed = True
         return observer.flush()
 
-    async def _forward_all(  # noqa: C901 - the one loop, where every step of its own would cost
-        self, observer: Observer, companion: Companion
-    ) -> bool:
+    async def _forward_all(self, observer: Observer, companion: Companion) -> bool:
         """Forward the agent's events; return whether it finished, rather than was cut off."""
-        events = self._start_agent()
-        if not hasattr(events, "__anext__"):
-            msg = (
-                f"an agent returned {type(events).__name__}; it must be an `async def` that yields"
-            )
-            raise AgentEventError(msg)
+        events = _checked(self._start_agent())
         stream, transform, advance = self._stream, self._hooks.transform, events.__anext__
         is_exhausted = False
         try:
