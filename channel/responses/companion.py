@@ -3,12 +3,15 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
 from types import coroutine
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from starlette.types import Receive
 
 from channel.responses.stepping import Before, resumed
 
+
+PATIENCE_S: Final = 5.0
+"""Seconds that an agent has to end after its client went away, before its turn is told without it."""
 
 _Event = TypeVar("_Event")
 
@@ -21,11 +24,18 @@ class Companion:
         receive: Receive,
         end_grace: Callable[[], Coroutine[Any, Any, None] | None],
         grace_s: float,
+        abandon: Callable[[], Coroutine[Any, Any, None]],
+        patience_s: float = PATIENCE_S,
     ) -> None:
-        """`end_grace` is called once, `grace_s` seconds after the first wait; what it returns is run."""
+        """`end_grace` is called once, `grace_s` seconds after the first wait; what it returns is run.
+
+        `abandon` is run where the agent waits on, `patience_s` seconds after the client has gone.
+        """
         self._receive = receive
         self._end_grace = end_grace
         self._grace_s = grace_s
+        self._abandon = abandon
+        self._patience_s = patience_s
         self._turn: asyncio.Task[Any] | None = None
         self._is_waiting = False
         self._watch: asyncio.Task[None] | None = None
@@ -65,11 +75,13 @@ class Companion:
         self.is_client_gone = True
         if self._is_waiting and self._turn is not None:
             self._turn.cancel()
+            self._drop_timer()
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._patience_s, self._on_patience_end)
 
     async def dismiss(self) -> None:
         """End what runs beside the turn; a write that has begun is finished."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._drop_timer()
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.wait([self._watch])
@@ -86,6 +98,13 @@ class Companion:
         write = self._end_grace()
         if write is not None:
             self._ending = asyncio.ensure_future(write)
+
+    def _on_patience_end(self) -> None:
+        self._ending = asyncio.ensure_future(self._abandon())
+
+    def _drop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
     async def _watch_client(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

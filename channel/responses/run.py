@@ -26,7 +26,7 @@ from channel.contract import (
 from channel.faults import HookError, log_fault
 from channel.http import ClientGoneError
 from channel.ports import Clock, StoredTurn, StoreError, TurnTooLargeError
-from channel.responses.companion import Companion
+from channel.responses.companion import PATIENCE_S, Companion
 from channel.responses.observing import Observer
 from channel.responses.protocol.events import StreamEvent
 from channel.responses.protocol.items import Item
@@ -75,6 +75,7 @@ class TurnRun:
         grace_s: float,
         hooks: TurnHooks,
         request_id: str,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         """Prepare to run what `start_agent` begins through the stream."""
         self._stream = stream
@@ -85,7 +86,9 @@ class TurnRun:
         self._grace_s = grace_s
         self._hooks = hooks
         self._request_id = request_id
+        self._patience_s = patience_s
         self._is_committed = False
+        self._is_abandoned = False
         self.first_event_at: float | None = None
         self.is_kept = save is None
 
@@ -102,7 +105,13 @@ class TurnRun:
         nothing is stored.
         """
         observer.take(self._stream.start())
-        companion = Companion(receive, lambda: self._end_grace(observer), self._grace_s)
+        companion = Companion(
+            receive,
+            lambda: self._end_grace(observer),
+            self._grace_s,
+            lambda: self._abandon(observer),
+            self._patience_s,
+        )
         observer.on_gone = companion.lose_client
         try:
             await self._run(observer, companion)
@@ -130,7 +139,7 @@ class TurnRun:
         finally:
             if companion.has_begun:
                 await companion.dismiss()
-        if companion.is_client_gone and not self._is_committed:
+        if self._is_abandoned or (companion.is_client_gone and not self._is_committed):
             raise ClientGoneError
         ending = Status.COMPLETED if is_finished else Status.CANCELLED
         await self._conclude(observer, Status.FAILED if failure else ending, failure=failure)
@@ -144,6 +153,12 @@ class TurnRun:
             return None
         self._is_committed = True
         return observer.flush()
+
+    async def _abandon(self, observer: Observer) -> None:
+        """Tell the turn of an agent that does not end although nobody waits for it any more."""
+        if self._is_committed:
+            self._is_abandoned = True
+            await self._conclude(observer, Status.CANCELLED)
 
     async def _forward_all(self, observer: Observer, companion: Companion) -> bool:
         """Forward the agent's events; return whether it finished, rather than was cut off."""

@@ -7,9 +7,16 @@ from typing import Any
 
 import anyio
 import pytest
+from starlette.types import Message
 
 from channel.agent import Agent, AgentEvent, OutputItem, Turn
+from channel.http import ClientGoneError
 from channel.memory import InMemoryResponseStore
+from channel.ports import StoredTurn
+from channel.responses.observing import Unobserved
+from channel.responses.protocol.response import Response
+from channel.responses.protocol.stream import ResponseStream
+from channel.responses.run import TurnHooks, TurnRun
 from tests.channel.asgi import create, creating, get, hosted
 
 
@@ -184,3 +191,42 @@ class Lifespan:
         await self._to_app.put({"type": "lifespan.shutdown"})
         assert (await self._from_app.get())["type"] == "lifespan.shutdown.complete"
         await self._task
+
+
+async def test_an_agent_that_will_not_end_is_told_without_it_once_its_client_is_gone() -> None:
+    kept: asyncio.Queue[StoredTurn] = asyncio.Queue()
+    let_go = asyncio.Event()
+
+    async def agent() -> AsyncIterator[AgentEvent]:
+        yield "Hel"
+        while not let_go.is_set():
+            try:
+                await let_go.wait()
+            except asyncio.CancelledError:
+                continue
+        yield "lo"
+
+    run = TurnRun(
+        ResponseStream(Response(id="resp_1", created_at=1, model="m"), body="0" * 52, position=1),
+        agent,
+        turn_input=[],
+        save=kept.put,
+        clock=lambda: 1.0,
+        grace_s=5.0,
+        hooks=TurnHooks(),
+        request_id="req_1",
+        patience_s=0.001,
+    )
+
+    async def hangs_up() -> Message:
+        return {"type": "http.disconnect"}
+
+    task = asyncio.create_task(run.run(Unobserved(), hangs_up))
+    with anyio.fail_after(5):
+        turn = await kept.get()
+        let_go.set()
+        with pytest.raises(ClientGoneError):
+            await task
+
+    assert (turn.response.status, turn.response.output_text) == ("cancelled", "Hel")
+    assert kept.empty()
