@@ -203,7 +203,7 @@ _Agent = TypeVar("_Agent", bound=Callable[..., Any])
 
 
 def accepts(*options: str) -> Callable[[_Agent], _Agent]:
-    """Declare the request fields that an agent takes as `turn.options`; all others are denied.
+    """Declare the request fields that an agent takes as `turn.options`; no other reaches it.
 
         @accepts("reasoning", "max_output_tokens")
         async def agent(turn): ...

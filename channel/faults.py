@@ -4,7 +4,7 @@ import logging
 import traceback
 from typing import Any, Final
 
-from channel.responses.protocol.stream import AgentEventError
+from channel.responses.protocol.said import AgentEventError
 
 
 SENSITIVE: Final = logging.getLogger("channel.sensitive")

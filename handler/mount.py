@@ -18,32 +18,8 @@ from handler.lifespan import Lifespan
 
 _encode = msgspec.json.Encoder().encode
 
-
 MAX_REPLY_BYTES: Final = 6 * 1024 * 1024
 """What Lambda carries of a buffered reply, with its JSON around it."""
-
-
-def _within_limit(reply: dict[str, Any]) -> dict[str, Any]:
-    """Return the reply, or where Lambda would refuse it an error that a client can read."""
-    # An escape is at most six characters, so the exact measure is taken of large replies only.
-    if len(reply["body"]) < MAX_REPLY_BYTES // 6 or len(_encode(reply)) <= MAX_REPLY_BYTES:
-        return reply
-    said = (
-        "The reply is larger than Lambda can carry (6 MB). A stored response is kept under its id."
-    )
-    body = _encode(error_body(said, status=500, code="reply_too_large"))
-    changed = {
-        "content-type": "application/json",
-        "content-length": str(len(body)),
-        "x-should-retry": "false",
-    }
-    error = {**reply, "statusCode": 500, "body": body.decode(), "isBase64Encoded": False}
-    if reply.get("headers"):
-        error["headers"] = {**reply["headers"], **changed}
-    else:  # a load balancer with multi-value headers
-        many = {name: [value] for name, value in changed.items()}
-        error["multiValueHeaders"] = {**reply["multiValueHeaders"], **many}
-    return error
 
 
 def _with_one_scope(handler: type[Any]) -> type[Any]:
@@ -86,3 +62,26 @@ class BufferedMount:
         self._loop.run_until_complete(self._lifespan.shutdown())
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
+
+
+def _within_limit(reply: dict[str, Any]) -> dict[str, Any]:
+    """Return the reply, or where Lambda would refuse it an error that a client can read."""
+    # An escape is at most six characters, so the exact measure is taken of large replies only.
+    if len(reply["body"]) < MAX_REPLY_BYTES // 6 or len(_encode(reply)) <= MAX_REPLY_BYTES:
+        return reply
+    said = (
+        "The reply is larger than Lambda can carry (6 MB). A stored response is kept under its id."
+    )
+    body = _encode(error_body(said, status=500, code="reply_too_large"))
+    changed = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        "x-should-retry": "false",
+    }
+    error = {**reply, "statusCode": 500, "body": body.decode(), "isBase64Encoded": False}
+    if reply.get("headers"):
+        error["headers"] = {**reply["headers"], **changed}
+    else:  # a load balancer with multi-value headers
+        many = {name: [value] for name, value in changed.items()}
+        error["multiValueHeaders"] = {**reply["multiValueHeaders"], **many}
+    return error

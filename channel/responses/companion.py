@@ -40,7 +40,7 @@ class Companion:
         self._is_waiting = False
         self._watch: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._ending: asyncio.Future[None] | None = None
+        self._asides: list[asyncio.Task[None]] = []
         self.is_client_gone = False
 
     @property
@@ -85,8 +85,8 @@ class Companion:
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.wait([self._watch])
-        if self._ending is not None:
-            await self._ending
+        for aside in self._asides:
+            await aside
 
     def _begin(self) -> None:
         loop = asyncio.get_running_loop()
@@ -97,10 +97,10 @@ class Companion:
     def _on_grace_end(self) -> None:
         write = self._end_grace()
         if write is not None:
-            self._ending = asyncio.ensure_future(write)
+            self._asides.append(asyncio.create_task(write))
 
     def _on_patience_end(self) -> None:
-        self._ending = asyncio.ensure_future(self._abandon())
+        self._asides.append(asyncio.create_task(self._abandon()))
 
     def _drop_timer(self) -> None:
         if self._timer is not None:

@@ -1,4 +1,4 @@
-"""The operations behind the routes: create, retrieve, delete, list input items. The only orchestrator."""
+"""The operations behind the routes: what each asks of the protocol and of the store, in which order."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace

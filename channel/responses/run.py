@@ -31,7 +31,8 @@ from channel.responses.observing import Observer
 from channel.responses.protocol.events import StreamEvent
 from channel.responses.protocol.items import Item
 from channel.responses.protocol.response import Response, ResponseFailure, Status
-from channel.responses.protocol.stream import AgentEventError, ResponseStream
+from channel.responses.protocol.said import AgentEventError
+from channel.responses.protocol.stream import ResponseStream
 from channel.responses.saying import say
 from channel.responses.stepping import eagerly
 

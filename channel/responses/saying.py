@@ -18,7 +18,8 @@ from channel.agent import (
 )
 from channel.responses.protocol.events import StreamEvent
 from channel.responses.protocol.response import Status
-from channel.responses.protocol.stream import AgentEventError, ResponseStream
+from channel.responses.protocol.said import AgentEventError
+from channel.responses.protocol.stream import ResponseStream
 
 
 def say(  # noqa: C901, PLR0911 - one case for each agent event

@@ -33,7 +33,7 @@ from channel.responses.protocol.response import (
     ResponseUsage,
     Status,
 )
-from channel.responses.protocol.shapes import MAX_NESTING, is_nested_deeper
+from channel.responses.protocol.said import AgentEventError, encodable, plain_object
 
 
 _NO_USAGE: Final = ResponseUsage()
@@ -61,10 +61,6 @@ _TERMINAL_EVENT: Final[Mapping[Status, type[ev.Lifecycle]]] = MappingProxyType(
         Status.CANCELLED: ev.ResponseFailed,
     }
 )
-
-
-class AgentEventError(Exception):
-    """The agent said something that makes no sense there: the agent's fault, never shown."""
 
 
 class ToolPolicy(msgspec.Struct, frozen=True, gc=False):
@@ -120,7 +116,7 @@ class ResponseStream:
         message = self._open
         if type(message) is Message and message.kind == "output_text" and type(text) is str:
             # The hot path: one more delta of the text part that is open already.
-            plain = text if text.isascii() else _encodable(text)
+            plain = text if text.isascii() else encodable(text)
             return [message.text_delta(self._next(), plain)] if plain else []
         return self._message_delta("output_text", text)
 
@@ -131,7 +127,7 @@ class ResponseStream:
     def reasoning_delta(self, text: str, *, new_part: bool = False) -> list[StreamEvent]:
         """Append to the reasoning summary."""
         self._require_unsettled()
-        plain = _encodable(text)
+        plain = encodable(text)
         if not plain:
             return []
         caused: list[StreamEvent] = []
@@ -146,7 +142,7 @@ class ResponseStream:
     def annotation(self, annotation: Mapping[str, Any]) -> list[StreamEvent]:
         """Annotate the text part that is open, or a new one."""
         self._require_unsettled()
-        plain = _plain(annotation, "an annotation")
+        plain = plain_object(annotation, "an annotation")
         caused: list[StreamEvent] = []
         message = self._open
         if not isinstance(message, Message) or message.kind != "output_text":
@@ -159,7 +155,7 @@ class ResponseStream:
         """Call a client's function, whole."""
         self._require_unsettled()
         call_id = call_id or ids.call_id(self._body, self._position + len(self._items))
-        if _encodable(call_id) in self._call_ids:
+        if encodable(call_id) in self._call_ids:
             msg = "a function call needs a call id of its own"
             raise AgentEventError(msg)
         opened = self.function_call_delta(call_id, arguments, name)
@@ -170,7 +166,7 @@ class ResponseStream:
     ) -> list[StreamEvent]:
         """Append to a call's arguments; the first delta of a call names its function."""
         self._require_unsettled()
-        call_id, plain = _encodable(call_id), _encodable(arguments)
+        call_id, plain = encodable(call_id), encodable(arguments)
         caused: list[StreamEvent] = []
         if not isinstance(self._open, Call) or self._open.call_id != call_id:
             if name is None:
@@ -188,7 +184,7 @@ class ResponseStream:
         if call_id in self._activities:
             msg = "a tool started twice under one call id"
             raise AgentEventError(msg)
-        plain = _encodable(name), _encodable(arguments), _encodable(server_label)
+        plain = encodable(name), encodable(arguments), encodable(server_label)
         caused = self._make_room() if self._shows_tools else []
         self._activities.add(call_id)
         if not self._shows_tools:
@@ -204,8 +200,8 @@ class ResponseStream:
         if call_id not in self._activities:
             msg = "a tool finished that had not started"
             raise AgentEventError(msg)
-        error = None if error is None else _encodable(error)
-        output = _encodable(output or "") if error is None else None
+        error = None if error is None else encodable(error)
+        output = encodable(output or "") if error is None else None
         activity = self._running.pop(call_id, None)
         if activity is None:
             return []
@@ -214,7 +210,7 @@ class ResponseStream:
     def output_item(self, item: Mapping[str, Any]) -> list[StreamEvent]:
         """Pass a whole item through, with an id and a status where it has none."""
         self._require_unsettled()
-        plain = _plain(item, "an output item")
+        plain = plain_object(item, "an output item")
         item_type = plain.get("type")
         if not isinstance(item_type, str) or not item_type:
             msg = "an output item has no type"
@@ -353,7 +349,7 @@ class ResponseStream:
 
     def _message_delta(self, kind: str, text: str) -> list[StreamEvent]:
         self._require_unsettled()
-        plain = _encodable(text)
+        plain = encodable(text)
         if not plain:
             return []
         message, caused = self._open_part(kind)
@@ -371,7 +367,7 @@ class ResponseStream:
 
     def _open_call(self, name: str, call_id: str) -> list[StreamEvent]:
         """Close what is open, and open a call unless one is all that the request permits."""
-        if _encodable(name) not in self._tools.names:
+        if encodable(name) not in self._tools.names:
             msg = "the agent called a function that this request does not permit"
             raise AgentEventError(msg)
         if not call_id or call_id in self._call_ids:
@@ -391,26 +387,3 @@ class ResponseStream:
             return []
         msg = "a function call delta continued no open call"
         raise AgentEventError(msg)
-
-
-def _encodable(text: str) -> str:
-    """Return the text with lone surrogates replaced: JSON on the wire is UTF-8, which has none."""
-    if not isinstance(text, str):
-        msg = f"an agent event holds {type(text).__name__} where text belongs"
-        raise AgentEventError(msg)
-    if text.isascii():
-        return str.__str__(text)  # msgspec writes no subclasses
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _plain(value: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """Return a JSON object's own copy, so that nothing an agent keeps can change it later."""
-    try:
-        data = msgspec.json.encode(value)
-        copy = None if is_nested_deeper(data, MAX_NESTING) else msgspec.json.decode(data)
-    except (TypeError, ValueError, OverflowError, RecursionError, UnicodeError):
-        copy = None
-    if not isinstance(copy, dict):
-        msg = f"{what} is not a JSON object of at most {MAX_NESTING} levels"
-        raise AgentEventError(msg)
-    return copy

@@ -17,7 +17,8 @@ from channel.agent import (
     Usage,
 )
 from channel.responses.protocol.response import Status
-from channel.responses.protocol.stream import AgentEventError, ResponseStream
+from channel.responses.protocol.said import AgentEventError
+from channel.responses.protocol.stream import ResponseStream
 from channel.responses.saying import say
 from tests.channel.responses.protocol.machine import machine, wire
 

@@ -12,9 +12,9 @@ from channel.responses.protocol.response import (
     ResponseUsage,
     Status,
 )
+from channel.responses.protocol.said import AgentEventError
 from channel.responses.protocol.stream import (
     TRANSITIONS,
-    AgentEventError,
     ResponseStream,
 )
 from tests.channel.responses.protocol.machine import (

@@ -8,7 +8,8 @@ import msgspec
 from hypothesis import given, settings, strategies as st
 
 from channel.responses.protocol.response import Response, ResponseFailure, Status
-from channel.responses.protocol.stream import AgentEventError, ResponseStream, ToolPolicy
+from channel.responses.protocol.said import AgentEventError
+from channel.responses.protocol.stream import ResponseStream, ToolPolicy
 from tests.channel.responses.protocol.machine import BODY, initial, wire
 
 
