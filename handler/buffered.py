@@ -1,7 +1,7 @@
-"""`handler.buffered.handler`: what Lambda calls where whole replies are wanted; importing it is the init."""
+"""`handler.buffered.handler`: the app of the settings, as what Lambda calls; importing it is the init."""
 
 from handler.app import app_from_environment
-from handler.mount import BufferedMount
+from handler.mount import LambdaHandler
 
 
-handler = BufferedMount(app_from_environment())
+handler = LambdaHandler(app_from_environment())

@@ -37,6 +37,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     FIRST_EVENT_GRACE_S        2                         seconds the first event is waited for
     RETENTION_DAYS             30                        days that history is kept
     STRICT_READS               0                         strongly consistent reads, at twice the price
+    FUNCTION_URL_MODE          RESPONSE_STREAM           what the function URL expects: that, or
+                                                         BUFFERED
+    REST_API_MODE              BUFFERED                  what a REST API expects: that, or STREAM
+    DEADLINE_MARGIN_S          5                         seconds before a time limit at which a turn is
+                                                         ended, to be stored and told
+    LOAD_BALANCER_TIMEOUT_S    60                        idle time-out of an Application Load Balancer
     SHOW_TOOLS                 0                         show the agent's own tools to the client
     LOG_LEVEL                  INFO                      DEBUG, INFO, WARNING, ERROR or CRITICAL
     LOG_SENSITIVE              0 (make run: 1)           logs may hold message text
@@ -62,6 +68,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     first_event_grace_s: float = 2.0
     retention_days: int = 30
     strict_reads: bool = False
+    url_streams: bool = True
+    rest_api_streams: bool = False
+    deadline_margin_s: float = 5.0
+    load_balancer_timeout_s: float = 60.0
     show_tools: bool = False
     log_level: str = "INFO"
     log_sensitive: bool | None = None
@@ -93,6 +103,12 @@ class Settings(Struct, frozen=True, kw_only=True):
             first_event_grace_s=read.number("FIRST_EVENT_GRACE_S", 2, 0, 900),
             retention_days=int(read.number("RETENTION_DAYS", 30, 1, 36500, whole=True)),
             strict_reads=read.switch("STRICT_READS", default=False),
+            url_streams=read.value(
+                "FUNCTION_URL_MODE", True, _one_of("RESPONSE_STREAM", "BUFFERED")
+            ),
+            rest_api_streams=read.value("REST_API_MODE", False, _one_of("STREAM", "BUFFERED")),
+            deadline_margin_s=read.number("DEADLINE_MARGIN_S", 5, 0, 60),
+            load_balancer_timeout_s=read.number("LOAD_BALANCER_TIMEOUT_S", 60, 1, 4000),
             show_tools=read.switch("SHOW_TOOLS", default=False),
             log_level=read.value("LOG_LEVEL", "INFO", _log_level),
             log_sensitive=read.value("LOG_SENSITIVE", None, _switch),
@@ -106,6 +122,56 @@ class Settings(Struct, frozen=True, kw_only=True):
         )
 
 
+class RuntimeSettings(Struct, frozen=True, kw_only=True):
+    """What Lambda tells a runtime by the environment (AWS's page "Defined runtime environment variables")."""
+
+    api_address: str
+    handler: str
+    task_root: str | None = None
+    function_name: str = ""
+    function_version: str = ""
+    memory_mb: int = 0
+    log_group: str = ""
+    log_stream: str = ""
+    logs_json: bool = False
+    log_level: str | None = None
+    is_snap_start: bool = False
+    concurrency: int = 1
+    """Invocations that Lambda sends at the same time: more than one on Managed Instances only."""
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> "RuntimeSettings":
+        """Read them; raises `SettingsError` where this is not Lambda."""
+        read = _Reader(environ)
+        address = read.text("AWS_LAMBDA_RUNTIME_API")
+        if address is None:
+            msg = "The variable AWS_LAMBDA_RUNTIME_API is not set: Lambda, or `lambda-responses url`, runs this."
+            raise SettingsError(msg)
+        return cls(
+            api_address=address,
+            handler=read.text("_HANDLER") or "handler.buffered.handler",
+            task_root=read.text("LAMBDA_TASK_ROOT"),
+            function_name=read.text("AWS_LAMBDA_FUNCTION_NAME") or "",
+            function_version=read.text("AWS_LAMBDA_FUNCTION_VERSION") or "",
+            memory_mb=int(read.number("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", 0, 0, 1e6, whole=True)),
+            log_group=read.text("AWS_LAMBDA_LOG_GROUP_NAME") or "",
+            log_stream=read.text("AWS_LAMBDA_LOG_STREAM_NAME") or "",
+            logs_json=read.text("AWS_LAMBDA_LOG_FORMAT") == "JSON",
+            log_level=read.value("AWS_LAMBDA_LOG_LEVEL", None, _log_level),
+            is_snap_start=read.text("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start",
+            concurrency=int(read.number("AWS_LAMBDA_MAX_CONCURRENCY", 1, 1, 1e4, whole=True)),
+        )
+
+
+def publish_trace_id(trace_id: str | None) -> None:
+    """Set the variable by which X-Ray's and boto3's code of this process finds the trace."""
+    if trace_id is None:
+        os.environ.pop(_TRACE_ID, None)
+    else:
+        os.environ[_TRACE_ID] = trace_id
+
+
+_TRACE_ID: Final = "_X_AMZN_TRACE_ID"
 _Default = TypeVar("_Default")
 _Parsed = TypeVar("_Parsed")
 
@@ -163,6 +229,18 @@ def _switch(given: str) -> bool:
         case _:
             msg = "1 or 0 (or true, yes, on, false, no, off)"
             raise ValueError(msg)
+
+
+def _one_of(streams: str, buffered: str) -> Callable[[str], bool]:
+    """Return what reads AWS's two words for how a reply is carried."""
+
+    def parse(given: str) -> bool:
+        if given not in (streams, buffered):
+            msg = f"{streams} or {buffered}"
+            raise ValueError(msg)
+        return given == streams
+
+    return parse
 
 
 def _reference(given: str) -> str:
@@ -237,7 +315,10 @@ def _split(given: str) -> list[str]:
 
 
 def _log_level(given: str) -> str:
-    level = "WARNING" if given.upper() == "WARN" else given.upper()  # Lambda's own word is WARN
+    # Lambda has words of its own.
+    level = {"WARN": "WARNING", "TRACE": "DEBUG", "FATAL": "CRITICAL"}.get(
+        given.upper(), given.upper()
+    )
     if level not in LOG_LEVELS:
         msg = f"one of {', '.join(LOG_LEVELS)}"
         raise ValueError(msg)

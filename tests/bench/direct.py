@@ -10,7 +10,7 @@ from typing import Any
 from mangum import Mangum
 from starlette.types import ASGIApp, Message
 
-from handler.mount import BufferedMount
+from handler.mount import LambdaHandler
 from tests.bench import floor, ours
 from tests.bench.report import Row
 
@@ -46,7 +46,7 @@ def _mangum(body: dict[str, Any], calls: int) -> tuple[float, float]:
     """Return microseconds a call: ours, the floor's."""
     event = _function_url_event(json.dumps(body))
     handlers: list[Callable[[Any, Any], dict[str, Any]]] = [
-        BufferedMount(ours.app),
+        LambdaHandler(ours.app),
         Mangum(floor.app, lifespan="off"),
     ]
     samples: list[list[float]] = [[], []]

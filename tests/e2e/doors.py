@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import httpx
 from starlette.types import ASGIApp
 
-from handler.mount import BufferedMount
+from handler.mount import LambdaHandler
 from tests.channel.asgi import Wire
 from tests.handler.events import Context
 
@@ -130,7 +130,7 @@ MakeEvent = Callable[[str, str, Mapping[str, str], bytes], LambdaEvent]
 @contextmanager
 def on_lambda(app: ASGIApp, make_event: MakeEvent) -> Iterator[Door]:
     """Call the buffered Lambda handler with the events of one kind of door."""
-    handler = BufferedMount(app)
+    handler = LambdaHandler(app)
 
     def ask(method: str, target: str, headers: Mapping[str, str], body: bytes) -> Reply:
         event = make_event(method, target, headers, body)

@@ -54,9 +54,12 @@ def http_api(
 ) -> dict[str, Any]:
     """An HTTP API's event: payload 2.0, with a text body."""
     event = function_url(method, path, headers, body)
+    domain = "abc.execute-api.us-east-1.amazonaws.com"
     return {
         **event,
         "routeKey": f"{method} /{{proxy+}}",
+        "headers": {**event["headers"], "host": domain},
+        "requestContext": {**event["requestContext"], "domainName": domain},
         "body": body.decode(),
         "isBase64Encoded": False,
     }

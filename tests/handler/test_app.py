@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from handler.app import create_app
 from handler.local import engine
-from handler.mount import BufferedMount
+from handler.mount import LambdaHandler
 from infra.api_keys import create_key
 from infra.dynamodb.client import make_client
 from infra.settings import LOCAL_TABLE, Settings, SettingsError
@@ -26,8 +26,8 @@ CREATE = {"model": "agent", "input": "Hello!"}
 
 
 @contextmanager
-def mounted(settings: Settings) -> Iterator[BufferedMount]:
-    mount = BufferedMount(create_app(settings))
+def mounted(settings: Settings) -> Iterator[LambdaHandler]:
+    mount = LambdaHandler(create_app(settings))
     try:
         yield mount
     finally:

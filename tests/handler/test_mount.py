@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from handler.mount import BufferedMount
+from handler.mount import LambdaHandler
 from tests.handler.events import DOORS, Context, function_url
 
 
@@ -21,8 +21,8 @@ Door = Callable[..., dict[str, Any]]
 
 
 @contextmanager
-def mounted(app: ASGIApp) -> Iterator[BufferedMount]:
-    mount = BufferedMount(app)
+def mounted(app: ASGIApp) -> Iterator[LambdaHandler]:
+    mount = LambdaHandler(app)
     try:
         yield mount
     finally:
@@ -96,14 +96,14 @@ def test_a_failed_startup_stops_the_init_with_its_cause() -> None:
         yield
 
     with pytest.raises(LookupError, match="no table"):
-        BufferedMount(Starlette(lifespan=lifespan))
+        LambdaHandler(Starlette(lifespan=lifespan))
 
 
 def test_an_app_that_ends_before_it_started_is_an_error() -> None:
     async def app(*_: Any) -> None: ...
 
     with pytest.raises(RuntimeError, match=r"ended without lifespan\.startup\.complete"):
-        BufferedMount(app)
+        LambdaHandler(app)
 
 
 async def too_much(_request: Request) -> StreamingResponse:

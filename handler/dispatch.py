@@ -1,0 +1,209 @@
+"""One invocation: from its event to the app or the worker, and to the answer that Lambda gets.
+
+An app is given the time that its door has, less a margin in which it should end by itself
+(`TIME_LEFT_S`); what is left of the margin then is for an app that does not.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Coroutine
+from math import inf
+from typing import Any, Final
+
+import msgspec
+from starlette.types import ASGIApp
+
+from channel.faults import log_fault
+from channel.ports import Clock
+from channel.responses.protocol.errors import RequestError, error_body
+from handler.context import LambdaContext, context_of
+from handler.events import (
+    DoorSettings,
+    HTTPEvent,
+    HTTPEvents,
+    UnknownEventError,
+    error_headers,
+)
+from handler.exchange import STREAM_ERROR, BufferedReply, Inbox, ReplyToEvent, StreamedReply
+from handler.mount import Worker
+from handler.runtime_api import Failure, Invocation, Reply, ReplyHeadError, RuntimeApi
+from handler.runtime_client import Connection, Line
+from infra.settings import RuntimeSettings
+
+
+_LOG: Final = logging.getLogger(__name__)
+_LAST_SHARE: Final = 0.2
+"""Of the margin: how long before the end an app is cancelled that did not end its turn by itself."""
+_PATIENCE_S: Final = 0.2
+"""Seconds that an app has to end once it is cancelled."""
+_STOP_S: Final = 1.5
+"""The same where the process is to end, of the two seconds between SIGTERM and SIGKILL."""
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+
+class Dispatcher:
+    """Answers invocations of one app and one worker, any number at a time."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        worker: Worker | None,
+        doors: DoorSettings,
+        settings: RuntimeSettings,
+        clock: Clock,
+    ) -> None:
+        """Take whom to ask."""
+        self._app = app
+        self._worker = worker
+        self._margin_s = doors.margin_s
+        self._events = HTTPEvents(doors, may_stream=True)
+        self._settings = settings
+        self._api = RuntimeApi(settings.api_address)
+        self._clock = clock
+
+    async def answer(self, invocation: Invocation, line: Line) -> Reply:
+        """Answer an invocation, streamed on a connection of its own or whole on the line.
+
+        Returns what the Runtime API made of it; raises `OSError` where that broke off.
+        """
+        context = context_of(invocation, self._settings, self._clock)
+        try:
+            event = _event(invocation)
+            request = self._events.read(event, context)
+            if request is not None:
+                return await self._serve(request, invocation, line)
+            answer = await self._work(event, context)
+        except _FailedError as failed:
+            return await line.ask(self._api.error(invocation, failed.failure))
+        return await line.ask(self._api.response(invocation, answer))
+
+    async def _serve(self, request: HTTPEvent, invocation: Invocation, line: Line) -> Reply:
+        reply = self._reply(request, invocation, line)
+        try:
+            scope, body = request.scope, request.body
+        except RequestError as error:
+            await _say(reply, error.status, error.message, error.code, invocation)
+            return await reply.settle(None)
+        if request.streams:
+            scope["extensions"]["http.response.trailers"] = {}
+        inbox = Inbox(body, reply.is_over)
+        run = _awaited(self._app(scope, inbox.receive, reply.send))
+        task, is_late = await _within(run, self._hard_limit_s(request.limit_s))
+        failure = None
+        if not reply.is_whole:
+            failure = await _explained(task, reply, invocation, is_late=is_late)
+        elif task.done() and (late := _error_of(task)):
+            log_fault(_LOG, "the app failed after its reply", late)
+        return await reply.settle(failure)
+
+    def _reply(self, request: HTTPEvent, invocation: Invocation, line: Line) -> ReplyToEvent:
+        if not request.streams:
+            return BufferedReply(self._api, invocation, request, line)
+        address = self._settings.api_address
+        return StreamedReply(self._api, invocation, lambda: Connection.open(address))
+
+    async def _work(self, event: Any, context: LambdaContext) -> bytes:
+        if self._worker is None:
+            unknown = UnknownEventError(event)
+            raise _FailedError(type(unknown).__name__, str(unknown))
+        limit_s = self._hard_limit_s(context.get_remaining_time_in_millis() / 1000)
+        task, is_late = await _within(_awaited(self._worker(event, context)), limit_s)
+        if is_late:
+            raise _FailedError("Runtime.Timeout", "The worker ran out of time.")
+        if failure := _error_of(task):
+            log_fault(_LOG, "worker failed", failure)
+            said = f"The worker failed. Request id: {context.aws_request_id}"
+            raise _FailedError(type(failure).__name__, said) from failure
+        try:
+            return _encode(task.result())
+        except (TypeError, ValueError) as error:
+            said = "What the worker returned cannot be told as JSON."
+            raise _FailedError("Runtime.MarshalError", said) from error
+
+    def _hard_limit_s(self, limit_s: float) -> float | None:
+        if limit_s == inf:
+            return None
+        return limit_s - _LAST_SHARE * min(self._margin_s, limit_s / 2)
+
+
+class _FailedError(Exception):
+    """An invocation that is answered by an error."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.failure = Failure(kind, message)
+
+
+def _event(invocation: Invocation) -> Any:
+    try:
+        return _decode(invocation.body)
+    except msgspec.MsgspecError as error:
+        raise _FailedError("Runtime.UnmarshalError", "The event is not JSON.") from error
+
+
+async def _within(
+    run: Coroutine[Any, Any, Any], limit_s: float | None
+) -> tuple[asyncio.Task[Any], bool]:
+    """Run to the end, or to the limit; return the task, and whether it was cut.
+
+    One that does not end when it is cancelled is left to itself.
+    """
+    task = asyncio.create_task(run)
+    try:
+        await asyncio.wait({task}, timeout=limit_s)
+        is_late = not task.done()
+        if is_late:
+            task.cancel()
+            await asyncio.wait({task}, timeout=_PATIENCE_S)
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.wait({task}, timeout=_STOP_S)
+        raise
+    return task, is_late
+
+
+async def _awaited(work: Awaitable[Any]) -> Any:
+    return await work
+
+
+async def _explained(
+    task: asyncio.Task[Any], reply: ReplyToEvent, invocation: Invocation, *, is_late: bool
+) -> Failure | None:
+    """Say what became of a reply that the app did not end: in its place, or else by its trailers."""
+    status, said, code = 500, "The server had an error while processing your request.", None
+    error = None if is_late else _error_of(task)
+    if is_late:
+        _LOG.error("the app ran out of time and did not end by itself")
+        status, said, code = 504, "The server ran out of time.", "timeout"
+    elif reply.has_begun and reply.is_over.is_set():
+        return None  # Lambda takes no more of it, and the app had to notice
+    elif isinstance(error, ReplyHeadError) and not reply.has_begun:
+        raise _FailedError(type(error).__name__, str(error)) from error
+    elif error is not None:
+        log_fault(_LOG, "the app failed", error)
+    elif reply.has_begun:
+        return None  # it returned without the last message, which is an end, too
+    else:
+        _LOG.error("the app returned without a reply")
+    if reply.has_begun:
+        return Failure(STREAM_ERROR, f"{said} Request id: {invocation.request_id}")
+    await _say(reply, status, said, code, invocation)
+    return None
+
+
+async def _say(
+    reply: ReplyToEvent, status: int, said: str, code: str | None, invocation: Invocation
+) -> None:
+    """Reply with an error in OpenAI's shape instead of what the app has said so far."""
+    message = said if status < 500 else f"{said} Request id: {invocation.request_id}"  # noqa: PLR2004
+    body = _encode(error_body(message, status=status, code=code))
+    name = (b"x-request-id", invocation.request_id.encode("latin-1", "replace"))
+    reply.discard()
+    headers = [*error_headers(body), name]
+    await reply.send({"type": "http.response.start", "status": status, "headers": headers})
+    await reply.send({"type": "http.response.body", "body": body})
+
+
+def _error_of(task: asyncio.Task[Any]) -> BaseException | None:
+    return asyncio.CancelledError() if task.cancelled() else task.exception()
