@@ -120,7 +120,7 @@ class StreamedReply:
         elif kind == "http.response.body" and self._start is not None and not self._is_body_whole:
             await self._write(message, self._start)
         elif kind == "http.response.trailers" and self._is_body_whole and not self.is_whole:
-            self._end(_told_failure(message))
+            await self._end(_told_failure(message))
         else:
             raise AppProtocolError(message)
 
@@ -134,7 +134,7 @@ class StreamedReply:
             raise ConnectionResetError
         try:
             if not (self.is_whole or self._connection.is_answered):
-                self._end(failure)
+                await self._end(failure)
             return await self._connection.reply()
         finally:
             self._connection.close()
@@ -144,24 +144,21 @@ class StreamedReply:
         connection = self._connection or await self._begin(start, is_empty=not (data or has_more))
         self._is_body_whole = not has_more
         if not has_more and not start.get("trailers"):
-            self._end(None, chunk(data))
-            return
-        if data:
-            connection.write(chunk(data))
-        await connection.drain()
+            await self._end(None, chunk(data))
+        elif data:
+            await connection.write(chunk(data))
 
     async def _begin(self, start: Message, *, is_empty: bool) -> Connection:
         head = prelude(start["status"], start.get("headers", ()), is_empty=is_empty)
         connection = self._connection = await self._connect()
-        connection.begin(self._api.streamed_response(self._invocation) + chunk(head))
         # Whatever ends the connection ends the reply, also while the app is silent.
-        connection.on_answered(self.is_over.set)
-        await connection.drain()
+        begin = self._api.streamed_response(self._invocation) + chunk(head)
+        await connection.begin(begin, self.is_over.set)
         return connection
 
-    def _end(self, failure: Failure | None, last: bytes = b"") -> None:
+    async def _end(self, failure: Failure | None, last: bytes = b"") -> None:
         if self._connection is not None:
-            self._connection.write(last + (END if failure is None else failed_end(failure)))
+            await self._connection.write(last + (END if failure is None else failed_end(failure)))
         self.is_whole = True
         self.is_over.set()
 

@@ -1,139 +1,114 @@
-"""Connections to the Runtime API: HTTP/1.1 on asyncio transports, with back-pressure."""
+"""Connections to the Runtime API: HTTP/1.1 on non-blocking sockets, so that no byte waits in this process."""
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
+from socket import IPPROTO_TCP, SOCK_STREAM, TCP_NODELAY, socket
 from typing import Final
 
 from handler.runtime_api import Reply, ReplyReader, RuntimeApiError
 
 
 _LOST: Final = "The connection to the Runtime API was closed"
+_READ_BYTES: Final = 256 * 1024
 
 
-class Connection(asyncio.Protocol):
-    """Writes requests and reads their replies, one at a time; made by `Connection.open`.
+class Connection:
+    """Writes requests and reads their replies, one at a time; made by `Connection.open`."""
 
-    It is closed by an error, by a reply that says so, and by `close`.
-    """
-
-    def __init__(self) -> None:
-        """Await the transport."""
-        self._reader = ReplyReader()
-        self._transport: asyncio.Transport | None = None
-        self._reply: asyncio.Future[Reply] | None = None
-        self._room: asyncio.Future[None] | None = None
+    def __init__(self, sock: socket) -> None:
+        """Take a connected socket."""
+        self._socket = sock
         self._loop = asyncio.get_running_loop()
-        self._is_unasked = False
+        self._reader = ReplyReader()
+        self._reading: asyncio.Task[Reply] | None = None
+        self.is_closed = False
 
     @classmethod
     async def open(cls, address: str) -> "Connection":
         """Connect to `host:port`; raises `OSError`."""
         host, _, port = address.rpartition(":")
-        loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(cls, host, int(port))
-        return connection
-
-    @property
-    def is_usable(self) -> bool:
-        """Whether a request can be written to it."""
-        return self._transport is not None and not self._is_unasked
+        sock = socket(type=SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+            await asyncio.get_running_loop().sock_connect(sock, (host, int(port)))
+        except BaseException:
+            sock.close()
+            raise
+        return cls(sock)
 
     @property
     def is_answered(self) -> bool:
-        """Whether the reply is there already, or never will be."""
-        return self._reply is None or self._reply.done()
+        """Whether the reply to the request that was begun is there, or never will be."""
+        return self._reading is not None and self._reading.done()
 
     async def ask(self, request: bytes) -> Reply:
         """Write a request and read its reply; raises `OSError` and `RuntimeApiError`."""
-        self.begin(request)
-        return await self.reply()
+        try:
+            await self._loop.sock_sendall(self._socket, request)
+            return await self._read()
+        except BaseException:
+            self.close()
+            raise
 
-    def begin(self, request: bytes) -> None:
-        """Write a request, or the beginning of one; raises `OSError`."""
-        self._reply = self._loop.create_future()
-        if self._transport is None:
-            raise ConnectionResetError(_LOST)
-        self._transport.write(request)
+    async def begin(self, request: bytes, on_answered: Callable[[], None]) -> None:
+        """Write the beginning of a request; call back when it is answered, or never will be."""
+        self._reading = self._loop.create_task(self._read())
+        self._reading.add_done_callback(lambda done: _notice(done, on_answered))
+        await self.write(request)
 
-    def write(self, data: bytes) -> None:
-        """Write more of the request that was begun."""
-        if self._transport is not None:
-            self._transport.write(data)
+    async def write(self, data: bytes) -> None:
+        """Write more of a request that was begun, as fast as it is read.
 
-    async def drain(self) -> None:
-        """Wait until there is room for more.
-
-        Raises `OSError` where the reply came before the request was complete: it was refused.
+        Raises `OSError` where it cannot be, or was answered before it was complete: it is refused.
         """
-        if self._room is not None and not self.is_answered:
-            await self._room
-        if self.is_answered:
+        if self._reading is None or self._reading.done():
             raise ConnectionResetError(_LOST)
-
-    def on_answered(self, callback: Callable[[], None]) -> None:
-        """Call back when the reply is there, or never will be."""
-        if self._reply is not None:
-            self._reply.add_done_callback(lambda _: callback())
+        with suppress(BlockingIOError):
+            data = data[self._socket.send(data) :]
+        if not data:
+            return
+        rest = self._loop.create_task(self._loop.sock_sendall(self._socket, data))
+        try:
+            await asyncio.wait({rest, self._reading}, return_when=asyncio.FIRST_COMPLETED)
+            if not rest.done():
+                raise ConnectionResetError(_LOST)
+            rest.result()
+        finally:
+            rest.cancel()
 
     async def reply(self) -> Reply:
-        """Read the reply; raises `OSError` and `RuntimeApiError`."""
-        if self._reply is None:
+        """Read the reply to the request that was begun; raises `OSError` and `RuntimeApiError`."""
+        if self._reading is None:
             raise ConnectionResetError(_LOST)
-        reply = await self._reply
-        if reply.is_last:
-            self.close()
-        return reply
+        return await self._reading
 
     def close(self) -> None:
-        """Close it at once; what was not written never is."""
-        if self._transport is not None:
-            self._transport.abort()
-            self._transport = None
+        """Close it."""
+        self.is_closed = True
+        if self._reading is not None:
+            self._reading.cancel()
+        # At once: its number may be the next socket's, which must not lose what it waits for.
+        if self._socket.fileno() >= 0:
+            self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
+        self._socket.close()
 
-    # --- asyncio.Protocol ---------------------------------------------------------------------
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the transport."""
-        if isinstance(transport, asyncio.Transport):
-            self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        """Read on; a reply also ends the wait for room."""
-        try:
+    async def _read(self) -> Reply:
+        reply = None
+        while reply is None:
+            data = await self._loop.sock_recv(self._socket, _READ_BYTES)
+            if not data:
+                raise ConnectionResetError(_LOST)
             reply = self._reader.feed(data)
-        except RuntimeApiError as error:
-            self._fail(error)
-            self.close()
-            return
-        if self._reply is None or self._reply.done():
-            self._is_unasked = True  # whatever it is, nothing can be matched to it any more
-        elif reply is not None:
-            self._reply.set_result(reply)
-            self._make_room()
+        return reply
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Fail what is awaited."""
-        self._transport = None
-        self._fail(exc if isinstance(exc, OSError) else ConnectionResetError(_LOST))
 
-    def pause_writing(self) -> None:
-        """Let `drain` wait."""
-        self._room = self._loop.create_future()
-
-    def resume_writing(self) -> None:
-        """Let `drain` go on."""
-        self._make_room()
-
-    def _fail(self, error: Exception) -> None:
-        if self._reply is not None and not self._reply.done():
-            self._reply.set_exception(error)
-            self._reply.exception()  # it may never be awaited, which is no fault
-        self._make_room()
-
-    def _make_room(self) -> None:
-        room, self._room = self._room, None
-        if room is not None and not room.done():
-            room.set_result(None)
+def _notice(reading: asyncio.Task[Reply], on_answered: Callable[[], None]) -> None:
+    if not reading.cancelled():
+        reading.exception()  # it may never be awaited, which is no fault
+    on_answered()
 
 
 class Line:
@@ -146,9 +121,12 @@ class Line:
 
     async def ask(self, request: bytes) -> Reply:
         """Write a request and read its reply; raises `OSError` and `RuntimeApiError`."""
-        if self._connection is None or not self._connection.is_usable:
+        if self._connection is None or self._connection.is_closed:
             self._connection = await Connection.open(self._address)
-        return await self._connection.ask(request)
+        reply = await self._connection.ask(request)
+        if reply.is_last:
+            self._connection.close()
+        return reply
 
     def drop(self) -> None:
         """Close the connection; the next request makes another."""
