@@ -61,10 +61,14 @@ build-ResponsesFunction: | $(BIN)/python
 	@for folder in $(PACKAGES) agent; do if [ -d $$folder ]; then \
 	  find $$folder -name '*.py[co]' -prune -o -name __pycache__ -prune -o -type f -print | tar -cf - -T - | tar -xf - -C "$(ARTIFACTS_DIR)"; \
 	fi; done
-	@rm -rf "$(ARTIFACTS_DIR)/bin" "$(ARTIFACTS_DIR)/handler/local.py" "$(ARTIFACTS_DIR)/handler/cli.py"
+	@rm -rf "$(ARTIFACTS_DIR)/bin" $(foreach name,$(LOCAL_ONLY),"$(ARTIFACTS_DIR)/handler/$(name)")
 	@$(COMPILE)
-	@echo "Built for $(ARCH) in $(ARTIFACTS_DIR): $$(du -sh "$(ARTIFACTS_DIR)" | cut -f1) unzipped (Lambda takes 250M). The largest:"
+	@echo "Built for $(ARCH) in $(ARTIFACTS_DIR): $$($(BIN)/python -c '$(MEGABYTES)' "$(ARTIFACTS_DIR)") MB unzipped (Lambda takes 250). The largest:"
 	@cd "$(ARTIFACTS_DIR)" && du -sh -- */ | sort -rh | head -n 6 | sed 's/^/  /'
+
+# What people use and Lambda does not; its packages are not in the zip either.
+LOCAL_ONLY := cli.py emulator local.py start_api.py template_check.py
+MEGABYTES := import os, sys; print(round(sum(os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(sys.argv[1]) for name in names) / 1e6, 1))
 
 # Bytecode only counts when Lambda's own version wrote it; hash-based, since a zip changes file times.
 # A file of the agent's that does not compile stops the build; packages may hold what never runs.
@@ -78,8 +82,9 @@ COMPILE = IFS=:; for folder in $$PATH; do python=$$folder/python3.13; \
 start-api: $(VENV)/.local-stamp ## `sam local start-api` with a table that the containers reach (PORT=3000; needs sam and docker)
 	@$(BIN)/lambda-responses start-api --port $${PORT:-3000} $(ARGS)
 
-deploy: ## build, check and deploy by the SAM CLI (asks before it changes anything)
+deploy: $(VENV)/.local-stamp ## build, check and deploy by the SAM CLI (asks before it changes anything)
 	@command -v sam > /dev/null || { echo "The SAM CLI is not installed: pip install aws-sam-cli, in an environment of its own." >&2; exit 2; }
+	@$(BIN)/lambda-responses check-template
 	sam build
 	sam deploy $(ARGS)
 

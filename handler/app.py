@@ -72,7 +72,13 @@ def _client(settings: Settings) -> Any:
         return None
     from infra.dynamodb.client import make_client
 
-    return make_client(settings.region, settings.dynamodb_endpoint)
+    client = make_client(settings.region, settings.dynamodb_endpoint)
+    if settings.is_snap_start:
+        # Its connections are not the restored environment's; the next call makes new ones.
+        from snapshot_restore_py import register_before_snapshot
+
+        register_before_snapshot(client.close)
+    return client
 
 
 def _store(settings: Settings, client: Any) -> ResponseStore:

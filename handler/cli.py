@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Any, Final
 
 import click
@@ -70,6 +71,19 @@ def start_api(port: str | None, sam_arguments: tuple[str, ...]) -> None:
     with sentences():
         settings = Settings.from_env(PORT=port or "3000")
         sys.exit(serve(settings, sam_arguments))
+
+
+@main.command()
+@click.argument("path", default="template.yaml", type=click.Path(dir_okay=False, path_type=Path))
+def check_template(path: Path) -> None:
+    """Check that the doors of a SAM template expect what their functions send."""
+    from handler.template_check import TemplateError, check_template as check  # noqa: PLC0415
+
+    try:
+        check(path)
+    except (OSError, TemplateError) as error:
+        raise CommandError(str(error)) from error
+    click.echo(f"{path}: doors and functions agree on streaming.", err=True)
 
 
 @main.group()

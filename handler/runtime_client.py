@@ -6,7 +6,7 @@ from contextlib import suppress
 from socket import IPPROTO_TCP, SOCK_STREAM, TCP_NODELAY, socket
 from typing import Final
 
-from handler.runtime_api import Reply, ReplyReader, RuntimeApiError
+from handler.runtime_api import Reply, ReplyReader
 
 
 _LOST: Final = "The connection to the Runtime API was closed"

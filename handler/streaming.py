@@ -13,6 +13,8 @@ import threading
 import time
 from typing import Final, NoReturn
 
+from msgspec.structs import replace
+
 from channel.http import request_id
 from channel.ports import Clock
 from handler.dispatch import Dispatcher
@@ -127,6 +129,13 @@ def take_over(handler: LambdaHandler) -> LambdaHandler:
         settings = RuntimeSettings.from_env()
     except SettingsError:
         return handler
+    import multiprocessing  # noqa: PLC0415 - the other mount has no use for it
+
+    log_like_lambda(settings)
+    if multiprocessing.parent_process() is not None:
+        # On Managed Instances, Lambda's own runtime imports the handler in as many processes as
+        # there may be invocations: one is each one's part.
+        settings = replace(settings, concurrency=1)
     sys.exit(run(handler, settings))
 
 

@@ -79,6 +79,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     port: int = 8000
     service: str = "lambda-responses"
     on_lambda: bool = False
+    is_snap_start: bool = False
     has_development_keys: bool = False
 
     @classmethod
@@ -118,6 +119,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             port=int(read.number("PORT", 8000, 0, MAX_PORT, whole=True)),
             service=read.text("POWERTOOLS_SERVICE_NAME") or "lambda-responses",
             on_lambda=bool(read.text("AWS_LAMBDA_FUNCTION_NAME")),
+            is_snap_start=read.text(_INITIALIZATION) == _SNAP_START,
             has_development_keys=sam_local,
         )
 
@@ -158,7 +160,7 @@ class RuntimeSettings(Struct, frozen=True, kw_only=True):
             log_stream=read.text("AWS_LAMBDA_LOG_STREAM_NAME") or "",
             logs_json=read.text("AWS_LAMBDA_LOG_FORMAT") == "JSON",
             log_level=read.value("AWS_LAMBDA_LOG_LEVEL", None, _log_level),
-            is_snap_start=read.text("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start",
+            is_snap_start=read.text(_INITIALIZATION) == _SNAP_START,
             concurrency=int(read.number("AWS_LAMBDA_MAX_CONCURRENCY", 1, 1, 1e4, whole=True)),
         )
 
@@ -171,6 +173,8 @@ def publish_trace_id(trace_id: str | None) -> None:
         os.environ[_TRACE_ID] = trace_id
 
 
+_INITIALIZATION: Final = "AWS_LAMBDA_INITIALIZATION_TYPE"
+_SNAP_START: Final = "snap-start"
 _TRACE_ID: Final = "_X_AMZN_TRACE_ID"
 _Default = TypeVar("_Default")
 _Parsed = TypeVar("_Parsed")

@@ -1,5 +1,7 @@
 """The SAM template: valid, and what it grants, keeps and hands out."""
 
+import os
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,20 +40,86 @@ def test_the_linter_finds_nothing() -> None:
 
 
 def test_it_becomes_these_resources() -> None:
-    kinds = sorted(each["Type"] for each in resources().values())
+    kinds = Counter(each["Type"] for each in resources().values() if "Condition" not in each)
 
-    assert kinds == [
-        "AWS::ApiGatewayV2::Api",
-        "AWS::ApiGatewayV2::Stage",
-        "AWS::DynamoDB::Table",
-        "AWS::IAM::Role",
-        "AWS::Lambda::Function",
-        "AWS::Lambda::Permission",
-        "AWS::Lambda::Permission",
-        "AWS::Lambda::Permission",
-        "AWS::Lambda::Url",
-        "AWS::Logs::LogGroup",
+    assert kinds == {
+        "AWS::ApiGatewayV2::Api": 1,
+        "AWS::ApiGatewayV2::Stage": 1,
+        "AWS::DynamoDB::Table": 1,
+        "AWS::IAM::Role": 1,
+        "AWS::Lambda::Alias": 1,
+        "AWS::Lambda::Function": 1,
+        "AWS::Lambda::Permission": 3,
+        "AWS::Lambda::Url": 1,
+        "AWS::Lambda::Version": 1,
+        "AWS::Logs::LogGroup": 1,
+    }
+
+
+def test_the_rest_api_is_made_only_where_it_is_wanted() -> None:
+    conditional = {
+        each["Type"]: each["Condition"] for each in resources().values() if "Condition" in each
+    }
+
+    assert conditional == {
+        "AWS::ApiGateway::Deployment": "HasRestApi",
+        "AWS::ApiGateway::Method": "HasRestApi",
+        "AWS::ApiGateway::Resource": "HasRestApi",
+        "AWS::ApiGateway::RestApi": "HasRestApi",
+        "AWS::ApiGateway::Stage": "HasRestApi",
+        "AWS::Lambda::Permission": "HasRestApi",
+    }
+    assert template()["Parameters"]["RestApi"]["Default"] == "off"
+
+
+def test_the_function_url_streams_from_the_alias() -> None:
+    url = resources()["ResponsesFunctionUrl"]["Properties"]
+
+    assert url == {
+        "AuthType": "NONE",
+        "InvokeMode": "RESPONSE_STREAM",
+        "TargetFunctionArn": {"Ref": "ResponsesFunctionAliaslive"},
+    }
+
+
+def test_the_public_url_has_both_permissions_that_it_needs() -> None:
+    public = [
+        each["Properties"]
+        for each in resources().values()
+        if each["Type"] == "AWS::Lambda::Permission" and each["Properties"]["Principal"] == "*"
     ]
+
+    alias = {"Ref": "ResponsesFunctionAliaslive"}
+    assert public == [
+        {
+            "Action": "lambda:InvokeFunctionUrl",
+            "FunctionName": alias,
+            "FunctionUrlAuthType": "NONE",
+            "Principal": "*",
+        },
+        {
+            "Action": "lambda:InvokeFunction",
+            "FunctionName": alias,
+            "InvokedViaFunctionUrl": True,
+            "Principal": "*",
+        },
+    ]
+
+
+def test_the_function_runs_the_loop_that_the_zip_brings() -> None:
+    variables = resources()["ResponsesFunction"]["Properties"]["Environment"]["Variables"]
+    wrapper = PATH.parent / variables["AWS_LAMBDA_EXEC_WRAPPER"].removeprefix("/var/task/")
+
+    assert os.access(wrapper, os.X_OK)
+    assert wrapper.read_text().startswith("#!/bin/sh\n")
+
+
+def test_snapstart_is_of_published_versions_and_can_be_turned_off() -> None:
+    function = resources()["ResponsesFunction"]["Properties"]
+
+    assert function["SnapStart"] == {
+        "ApplyOn": {"Fn::If": ["HasSnapStart", "PublishedVersions", "None"]}
+    }
 
 
 def test_the_role_reaches_this_table_and_this_log_group_only() -> None:

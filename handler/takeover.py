@@ -1,0 +1,13 @@
+"""`handler.takeover.handler`: where it is imported by Lambda's own runtime, the streaming loop takes over.
+
+The second way to mount the loop, for a zip whose exec bits got lost: set `Handler` to this and leave
+`AWS_LAMBDA_EXEC_WRAPPER` out. The import never returns, so the managed runtime never asks for an
+invocation of its own.
+"""
+
+from handler.app import app_from_environment
+from handler.mount import LambdaHandler
+from handler.streaming import take_over
+
+
+handler = take_over(LambdaHandler(app_from_environment()))
