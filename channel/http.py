@@ -18,9 +18,6 @@ from channel.responses.protocol.errors import RequestError, error_body
 MAX_BODY_BYTES: Final = 6 * 1024 * 1024
 """What a Lambda invocation can carry; larger bodies are a 413 through every door."""
 
-TIME_LEFT_S: Final = "lambda_responses.time_left_s"
-"""Scope key: the seconds, from the moment the request begins, after which a turn must be settled."""
-
 _HAS_BEGUN: Final = "lambda_responses.has_begun"
 _LOG: Final = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode

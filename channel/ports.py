@@ -1,6 +1,7 @@
 """Ports: what a cloud (or memory) supplies to the channel, each as small as its use."""
 
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from os import urandom
 from typing import Protocol, TypeAlias
 
@@ -16,6 +17,10 @@ Clock: TypeAlias = Callable[[], float]
 
 NewToken: TypeAlias = Callable[[int], str]
 """Returns that many random bytes as lower-case hex."""
+
+
+call_limit_s: ContextVar[float | None] = ContextVar("call_limit_s", default=None)
+"""Seconds that one call of a store may take where time is short; None leaves that to the store."""
 
 
 def random_hex(size: int) -> str:

@@ -1,18 +1,18 @@
 """One invocation: from its event to the app or the worker, and to the answer that Lambda gets.
 
 An app is given the time that its door has, less a margin in which it should end by itself
-(`TIME_LEFT_S`); what is left of the margin then is for an app that does not.
+(`channel.deadline`); what is left of the margin then is for an app that does not.
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Coroutine
-from math import inf
 from typing import Any, Final
 
 import msgspec
 from starlette.types import ASGIApp
 
+from channel.deadline import TimeLeft
 from channel.faults import log_fault
 from channel.ports import Clock
 from channel.responses.protocol.errors import RequestError, error_body
@@ -32,12 +32,10 @@ from infra.settings import RuntimeSettings
 
 
 _LOG: Final = logging.getLogger(__name__)
-_LAST_SHARE: Final = 0.2
-"""Of the margin: how long before the end an app is cancelled that did not end its turn by itself."""
-_PATIENCE_S: Final = 0.2
-"""Seconds that an app has to end once it is cancelled."""
 _STOP_S: Final = 1.5
-"""The same where the process is to end, of the two seconds between SIGTERM and SIGKILL."""
+"""Seconds that an app has to end where the process is to, of the two between SIGTERM and SIGKILL."""
+_LAST_WORDS_S: Final = 0.25
+"""Seconds that the end of a late reply may take to be written."""
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
@@ -89,13 +87,15 @@ class Dispatcher:
             scope["extensions"]["http.response.trailers"] = {}
         inbox = Inbox(body, reply.is_over)
         run = _awaited(self._app(scope, inbox.receive, reply.send))
-        task, is_late = await _within(run, self._hard_limit_s(request.limit_s))
+        task, is_late = await _within(run, request.time_left)
         failure = None
         if not reply.is_whole:
             failure = await _explained(task, reply, invocation, is_late=is_late)
         elif task.done() and (late := _error_of(task)):
             log_fault(_LOG, "the app failed after its reply", late)
-        return await reply.settle(failure)
+        # The client of a late reply may not read, and then what ends it is not taken either.
+        async with asyncio.timeout(_LAST_WORDS_S if is_late else None):
+            return await reply.settle(failure)
 
     def _reply(self, request: HTTPEvent, invocation: Invocation, line: Line) -> ReplyToEvent:
         if not request.streams:
@@ -107,8 +107,8 @@ class Dispatcher:
         if self._worker is None:
             unknown = UnknownEventError(event)
             raise _FailedError(type(unknown).__name__, str(unknown))
-        limit_s = self._hard_limit_s(context.get_remaining_time_in_millis() / 1000)
-        task, is_late = await _within(_awaited(self._worker(event, context)), limit_s)
+        left = TimeLeft.within(context.get_remaining_time_in_millis() / 1000, self._margin_s)
+        task, is_late = await _within(_awaited(self._worker(event, context)), left)
         if is_late:
             raise _FailedError("Runtime.Timeout", "The worker ran out of time.")
         if failure := _error_of(task):
@@ -120,11 +120,6 @@ class Dispatcher:
         except (TypeError, ValueError) as error:
             said = "What the worker returned cannot be told as JSON."
             raise _FailedError("Runtime.MarshalError", said) from error
-
-    def _hard_limit_s(self, limit_s: float) -> float | None:
-        if limit_s == inf:
-            return None
-        return limit_s - _LAST_SHARE * min(self._margin_s, limit_s / 2)
 
 
 class _FailedError(Exception):
@@ -143,19 +138,19 @@ def _event(invocation: Invocation) -> Any:
 
 
 async def _within(
-    run: Coroutine[Any, Any, Any], limit_s: float | None
+    run: Coroutine[Any, Any, Any], left: TimeLeft | None
 ) -> tuple[asyncio.Task[Any], bool]:
-    """Run to the end, or to the limit; return the task, and whether it was cut.
+    """Run to the end, or until its time is over; return the task, and whether it was cut.
 
     One that does not end when it is cancelled is left to itself.
     """
     task = asyncio.create_task(run)
     try:
-        await asyncio.wait({task}, timeout=limit_s)
+        await asyncio.wait({task}, timeout=left.app_s if left else None)
         is_late = not task.done()
-        if is_late:
+        if left is not None and is_late:
             task.cancel()
-            await asyncio.wait({task}, timeout=_PATIENCE_S)
+            await asyncio.wait({task}, timeout=left.cancelled_s)
     except asyncio.CancelledError:
         task.cancel()
         await asyncio.wait({task}, timeout=_STOP_S)

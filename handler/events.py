@@ -19,7 +19,7 @@ from mangum.types import LambdaConfig
 from msgspec import Struct
 from starlette.types import Scope
 
-from channel.http import TIME_LEFT_S
+from channel.deadline import TIME_LEFT, TimeLeft
 from channel.responses.protocol.errors import RequestError, error_body
 
 
@@ -62,8 +62,8 @@ class HTTPEvent(Protocol):
 
     door: Door
     streams: bool
-    limit_s: float
-    """Seconds until whoever waits behind the door is sent away."""
+    time_left: TimeLeft | None
+    """The time until whoever waits behind the door is sent away; None where there is no such limit."""
     scope: Scope
     """The ASGI scope; raises `RequestError` where the event cannot be read."""
     body: bytes
@@ -193,10 +193,12 @@ class _Completed:
         return self.door is Door.REST_API and self.settings.rest_api_streams
 
     @cached_property
-    def limit_s(self) -> float:
+    def time_left(self) -> TimeLeft | None:
         remaining = getattr(self.context, "get_remaining_time_in_millis", None)
-        lambda_s = remaining() / 1000 if remaining else inf
-        return lambda_s if self.streams else min(lambda_s, self._door_limit_s)
+        limit_s = remaining() / 1000 if remaining else inf
+        if not self.streams:
+            limit_s = min(limit_s, self._door_limit_s)
+        return None if limit_s == inf else TimeLeft.within(limit_s, self.settings.margin_s)
 
     @cached_property
     def scope(self) -> Scope:
@@ -206,8 +208,8 @@ class _Completed:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             self.__dict__["scope"] = {"aws.event": self.event}  # the answer's shape depends on it
             raise _unreadable("method, path and headers") from error
-        if self.limit_s < inf:
-            scope[TIME_LEFT_S] = self.limit_s - min(self.settings.margin_s, self.limit_s / 2)
+        if self.time_left is not None:
+            scope[TIME_LEFT] = self.time_left
         return scope
 
     @cached_property

@@ -22,6 +22,7 @@ from channel.contract import (
     ChannelRunHook,
     ChannelStreamTransformHook,
 )
+from channel.deadline import TIME_LEFT, TimeLeft
 from channel.faults import log_fault
 from channel.http import JSONReply, error_reply, read_body, request_id
 from channel.memory import InMemoryResponseStore
@@ -139,13 +140,15 @@ class _Create:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started_at = monotonic()
         body = await read_body(scope, receive)
+        left: TimeLeft | None = scope.get(TIME_LEFT)
         request, turn = await self._operations.create(
-            caller_of(scope), body, request_id=request_id.get()
+            caller_of(scope),
+            body,
+            request_id=request_id.get(),
+            deadline=left.since(started_at) if left else None,
         )
         is_stream = bool(request.stream)
-        observer: Observer = (
-            SSEWriter(send, keepalive_s=self._keepalive_s) if is_stream else Unobserved()
-        )
+        observer = self._observer(scope, send) if is_stream else Unobserved()
         outcome, task = "cancelled", asyncio.current_task()
         try:
             run = turn.run(observer, receive)
@@ -167,6 +170,10 @@ class _Create:
                 self._telemetry.turn_finished(facts)
         if not is_stream:
             await _whole(turn).send_to(send)
+
+    def _observer(self, scope: Scope, send: Send) -> Observer:
+        has_trailers = "http.response.trailers" in scope.get("extensions", ())
+        return SSEWriter(send, keepalive_s=self._keepalive_s, has_trailers=has_trailers)
 
 
 class _Stored:
@@ -235,11 +242,15 @@ def _response_id(request: Request) -> str:
 
 
 def _whole(turn: TurnRun) -> JSONReply:
-    """Return the JSON reply of a finished turn: 200 also for a failed one, unless it is not kept."""
+    """Return the JSON reply of a finished turn: 200 also for a failed one that was kept in time."""
+    failure = turn.response.error
+    said = failure.message if failure else ""
     if not turn.is_kept:
-        failure = turn.response.error
-        said = failure.message if failure else "The response could not be stored."
         return error_reply(said, status=500, headers=_NO_RETRY)
+    if turn.is_late:
+        if turn.response.store:
+            said += f" What there is of the response is kept as '{turn.response.id}'."
+        return error_reply(said, status=504, code="timeout", headers=_NO_RETRY)
     return JSONReply(turn.response)
 
 

@@ -1,12 +1,15 @@
-"""What runs beside a turn while its agent waits: the end of the grace, and the client's going away."""
+"""What runs beside a turn while its agent waits: the end of the grace, and what may cut the turn."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
+from enum import Enum, auto
 from types import coroutine
 from typing import Any, Final, TypeVar
 
 from starlette.types import Receive
 
+from channel.deadline import Deadline
+from channel.responses.observing import Observer
 from channel.responses.stepping import Before, resumed
 
 
@@ -16,32 +19,46 @@ PATIENCE_S: Final = 5.0
 _Event = TypeVar("_Event")
 
 
+class Cut(Enum):
+    """Why a turn was ended that was not done."""
+
+    CLIENT_GONE = auto()
+    OUT_OF_TIME = auto()
+
+
 class Companion:
     """Begins with the agent's first wait, so that an agent that never waits pays nothing for it."""
 
     def __init__(
         self,
         receive: Receive,
+        observer: Observer,
         end_grace: Callable[[], Coroutine[Any, Any, None] | None],
         grace_s: float,
         abandon: Callable[[], Coroutine[Any, Any, None]],
+        *,
         patience_s: float = PATIENCE_S,
+        deadline: Deadline | None = None,
     ) -> None:
         """`end_grace` is called once, `grace_s` seconds after the first wait; what it returns is run.
 
-        `abandon` is run where the agent waits on, `patience_s` seconds after the client has gone.
+        `abandon` is run where the turn goes on, `patience_s` seconds after the client has gone, or
+        those of the deadline after that.
         """
         self._receive = receive
+        self._observer = observer
         self._end_grace = end_grace
         self._grace_s = grace_s
         self._abandon = abandon
         self._patience_s = patience_s
+        self._deadline = deadline
         self._turn: asyncio.Task[Any] | None = None
         self._is_waiting = False
+        self._has_cancelled = False
         self._watch: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timers: list[asyncio.TimerHandle] = []
         self._asides: list[asyncio.Task[None]] = []
-        self.is_client_gone = False
+        self.cut: Cut | None = None
 
     @property
     def has_begun(self) -> bool:
@@ -52,36 +69,30 @@ class Companion:
     def wait(
         self, step: Generator[Any, Any, _Event], parked: Any, before: Before | None
     ) -> Generator[Any, Any, _Event | None]:
-        """Wait for the agent's next event (`resumed`); None where the client went away instead."""
+        """Wait for the agent's next event (`resumed`); None where the turn was cut instead."""
         if self._turn is None:
             self._begin()
         self._is_waiting = True
         try:
             return (yield from resumed(step, parked, before))
         except asyncio.CancelledError:
-            if not self.is_client_gone:
+            if not self._has_cancelled:
                 raise
             return None
         finally:
             self._is_waiting = False
-            if self.is_client_gone and self._turn is not None:
+            if self._has_cancelled and self._turn is not None:
                 # The cancellation was ours, whatever the agent made of it.
                 self._turn.uncancel()
 
     def lose_client(self) -> None:
         """Note that the client is gone, and end the agent's wait."""
-        if self.is_client_gone:
-            return
-        self.is_client_gone = True
-        if self._is_waiting and self._turn is not None:
-            self._turn.cancel()
-            self._drop_timer()
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._patience_s, self._on_patience_end)
+        if self._cut(Cut.CLIENT_GONE, self._patience_s):
+            self._interrupt()
 
     async def dismiss(self) -> None:
         """End what runs beside the turn; a write that has begun is finished."""
-        self._drop_timer()
+        self._drop_timers()
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.wait([self._watch])
@@ -92,19 +103,46 @@ class Companion:
         loop = asyncio.get_running_loop()
         self._turn = asyncio.current_task()
         self._watch = loop.create_task(self._watch_client())
-        self._timer = loop.call_later(self._grace_s, self._on_grace_end)
+        self._timers = [loop.call_later(self._grace_s, self._on_grace_end)]
+        if self._deadline is not None:
+            self._timers.append(loop.call_at(self._deadline.ends_at, self._on_time_end))
+
+    def _cut(self, cut: Cut, patience_s: float) -> bool:
+        """Note why the turn ends, and wait a while for it; False where that is known already."""
+        if self.cut is not None:
+            return False
+        self.cut = cut
+        if self._turn is not None:  # what never waits looks at `cut` by itself
+            self._drop_timers()
+            loop = asyncio.get_running_loop()
+            self._timers = [loop.call_later(patience_s, self._on_patience_end)]
+        return True
+
+    def _interrupt(self) -> None:
+        if self._is_waiting and self._turn is not None:
+            self._has_cancelled = True
+            self._turn.cancel()
 
     def _on_grace_end(self) -> None:
         write = self._end_grace()
         if write is not None:
             self._asides.append(asyncio.create_task(write))
 
+    def _on_time_end(self) -> None:
+        if self._deadline and self._cut(Cut.OUT_OF_TIME, self._deadline.patience_s):
+            self._asides.append(asyncio.create_task(self._interrupt_when_written()))
+
+    async def _interrupt_when_written(self) -> None:
+        # The client still reads, so what is being written must go out whole.
+        await self._observer.written()
+        self._interrupt()
+
     def _on_patience_end(self) -> None:
         self._asides.append(asyncio.create_task(self._abandon()))
 
-    def _drop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+    def _drop_timers(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
 
     async def _watch_client(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

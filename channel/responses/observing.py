@@ -25,8 +25,12 @@ class Observer(Protocol):
         """Bring out what was taken."""
         ...
 
+    async def written(self) -> None:
+        """Wait until nothing is on its way out."""
+        ...
+
     async def close(self) -> None:
-        """Bring out what was taken; nothing follows."""
+        """Bring out what was taken; nothing follows, and a second call does nothing."""
         ...
 
     def abandon(self) -> None:
@@ -48,6 +52,9 @@ class Unobserved:
         return False
 
     async def flush(self) -> None:
+        """Do nothing."""
+
+    async def written(self) -> None:
         """Do nothing."""
 
     async def close(self) -> None:

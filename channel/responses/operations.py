@@ -18,6 +18,7 @@ from channel.contract import (
     ChannelSession,
     apply_run_hook,
 )
+from channel.deadline import Deadline
 from channel.faults import HookError
 from channel.ports import Branch, Clock, ResponseStore, StoredTurn
 from channel.responses.protocol import ids, input as given_input
@@ -80,7 +81,12 @@ class ResponseOperations:
         self._clock = clock
 
     async def create(
-        self, caller: Caller, body: bytes, *, request_id: str
+        self,
+        caller: Caller,
+        body: bytes,
+        *,
+        request_id: str,
+        deadline: Deadline | None = None,
     ) -> tuple[CreateResponse, TurnRun]:
         """Check the request, load what it continues, and return the turn, ready to run.
 
@@ -105,7 +111,7 @@ class ResponseOperations:
         asked = self._channel_request(caller, request, response, history, items)
         if self._options.run_hook is not None:
             asked = await self._hooked(self._options.run_hook, asked, branch, body)
-        return request, self._turn(asked, response, branch, request_id=request_id)
+        return request, self._turn(asked, response, branch, request_id, deadline)
 
     async def retrieve(self, caller: Caller, response_id: str) -> Response:
         """Return a stored response; raises `RequestError` (404)."""
@@ -228,8 +234,8 @@ class ResponseOperations:
         asked: ChannelRequest,
         response: Response,
         branch: Branch,
-        *,
         request_id: str,
+        deadline: Deadline | None,
     ) -> TurnRun:
         tools = asked.tools
         names = permitted_names(tools, asked.tool_choice) if tools else frozenset[str]()
@@ -250,6 +256,7 @@ class ResponseOperations:
             grace_s=self._options.first_event_grace_s,
             hooks=self._options.hooks,
             request_id=request_id,
+            deadline=deadline,
         )
 
 

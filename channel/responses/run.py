@@ -23,10 +23,11 @@ from channel.contract import (
     checked_hook_result,
     settled,
 )
+from channel.deadline import Deadline
 from channel.faults import HookError, log_fault
 from channel.http import ClientGoneError
-from channel.ports import Clock, StoredTurn, StoreError, TurnTooLargeError
-from channel.responses.companion import PATIENCE_S, Companion
+from channel.ports import Clock, StoredTurn, StoreError, TurnTooLargeError, call_limit_s
+from channel.responses.companion import PATIENCE_S, Companion, Cut
 from channel.responses.observing import Observer
 from channel.responses.protocol.events import StreamEvent
 from channel.responses.protocol.items import Item
@@ -37,6 +38,7 @@ from channel.responses.saying import say
 from channel.responses.stepping import eagerly
 
 
+_LATE: Final = "The server ran out of time."
 _LOG: Final = logging.getLogger(__name__)
 
 Save = Callable[[StoredTurn], Awaitable[None]]
@@ -59,10 +61,10 @@ class TurnHooks(msgspec.Struct, frozen=True):
 
 
 class TurnRun:
-    """One turn: `run` it once, then read `response` and `is_kept`.
+    """One turn: `run` it once, then read `response`, `is_kept` and `is_late`.
 
     `save` is None for `store: false`. `request_id` is what the client reads of a fault that is
-    not the client's.
+    not the client's. A turn that is not done at its `deadline` is ended as failed.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class TurnRun:
         grace_s: float,
         hooks: TurnHooks,
         request_id: str,
+        deadline: Deadline | None = None,
         patience_s: float = PATIENCE_S,
     ) -> None:
         """Prepare to run what `start_agent` begins through the stream."""
@@ -87,11 +90,13 @@ class TurnRun:
         self._grace_s = grace_s
         self._hooks = hooks
         self._request_id = request_id
+        self._deadline = deadline
         self._patience_s = patience_s
         self._is_committed = False
         self._is_abandoned = False
         self.first_event_at: float | None = None
         self.is_kept = save is None
+        self.is_late = False
 
     @property
     def response(self) -> Response:
@@ -101,17 +106,19 @@ class TurnRun:
     async def run(self, observer: Observer, receive: Receive) -> None:
         """Run the turn to its end; `receive` tells when the client goes away.
 
-        Raises `FailedBeforeReplyError` where the agent fails before its first event and within the
-        grace, and `ClientGoneError` where the client goes away then: nothing was written, and
-        nothing is stored.
+        Raises `FailedBeforeReplyError` where the agent fails, or the time runs out, before its
+        first event and within the grace, and `ClientGoneError` where the client goes away then:
+        nothing was written, and nothing is stored.
         """
         observer.take(self._stream.start())
         companion = Companion(
             receive,
+            observer,
             lambda: self._end_grace(observer),
             self._grace_s,
-            lambda: self._abandon(observer),
-            self._patience_s,
+            lambda: self._abandon(observer, companion),
+            patience_s=self._patience_s,
+            deadline=self._deadline,
         )
         observer.on_gone = companion.lose_client
         try:
@@ -129,21 +136,33 @@ class TurnRun:
         except BaseException as error:
             if _is_server_stopping(error):
                 # What was said so far is kept as what it is.
-                if self._is_committed:
-                    await self._conclude(observer, Status.CANCELLED)
+                if self._is_committed and not self._is_abandoned:
+                    await self._conclude_cut(observer, self._why_cancelled())
                 raise
             # Whatever an agent raises is its failure, and ends nobody else: also SystemExit.
-            if not (self._is_committed or companion.is_client_gone):
+            if not (self._is_committed or companion.cut):
                 raise FailedBeforeReplyError(error) from error
-            if not companion.is_client_gone:
+            if not companion.cut:
                 failure = self._failure(error)
         finally:
             if companion.has_begun:
                 await companion.dismiss()
-        if self._is_abandoned or (companion.is_client_gone and not self._is_committed):
+        if self._is_abandoned:
+            if companion.cut is Cut.CLIENT_GONE:
+                raise ClientGoneError
+        elif companion.cut and not is_finished:
+            await self._end_cut(observer, companion.cut)
+        else:
+            ending = Status.FAILED if failure else Status.COMPLETED
+            await self._conclude(observer, ending, failure=failure)
+
+    async def _end_cut(self, observer: Observer, cut: Cut) -> None:
+        if self._is_committed:
+            await self._conclude_cut(observer, cut)
+        elif cut is Cut.CLIENT_GONE:
             raise ClientGoneError
-        ending = Status.COMPLETED if is_finished else Status.CANCELLED
-        await self._conclude(observer, Status.FAILED if failure else ending, failure=failure)
+        else:
+            raise FailedBeforeReplyError(TurnError(_LATE, code="timeout", status=504))
 
     def _end_grace(self, observer: Observer) -> Coroutine[Any, Any, None] | None:
         """Let the reply begin without the agent: a failure is told inside of it from here on.
@@ -155,11 +174,13 @@ class TurnRun:
         self._is_committed = True
         return observer.flush()
 
-    async def _abandon(self, observer: Observer) -> None:
+    async def _abandon(self, observer: Observer, companion: Companion) -> None:
         """Tell the turn of an agent that does not end although nobody waits for it any more."""
-        if self._is_committed:
+        if self._is_committed and companion.cut:
             self._is_abandoned = True
-            await self._conclude(observer, Status.CANCELLED)
+            await self._conclude_cut(observer, companion.cut)
+            if companion.cut is Cut.OUT_OF_TIME:
+                await observer.close()
 
     async def _forward_all(self, observer: Observer, companion: Companion) -> bool:
         """Forward the agent's events; return whether it finished, rather than was cut off."""
@@ -167,7 +188,7 @@ class TurnRun:
         stream, transform, advance = self._stream, self._hooks.transform, events.__anext__
         is_exhausted = False
         try:
-            while not (stream.is_settled or companion.is_client_gone):
+            while not (stream.is_settled or companion.cut):
                 step: Any = advance().__await__()
                 try:
                     parked = step.send(None)
@@ -176,7 +197,7 @@ class TurnRun:
                 else:
                     before = observer.flush if self._is_committed and observer.ready else None
                     event = await companion.wait(step, parked, before)
-                    if companion.is_client_gone:
+                    if companion.cut:
                         return False
                 if transform is not None and (event := await settled(transform(event))) is None:
                     continue
@@ -196,6 +217,20 @@ class TurnRun:
     def _say(self, event: AgentEvent) -> list[StreamEvent]:
         return say(self._stream, event, self._now)
 
+    def _why_cancelled(self) -> Cut:
+        """Return why this task is being cancelled: a server that stops, or a door that closes."""
+        is_late = self._deadline is not None and monotonic() >= self._deadline.ends_at
+        return Cut.OUT_OF_TIME if is_late else Cut.CLIENT_GONE
+
+    async def _conclude_cut(self, observer: Observer, cut: Cut) -> None:
+        if cut is Cut.CLIENT_GONE:
+            await self._conclude(observer, Status.CANCELLED)
+            return
+        _LOG.warning("turn ran out of time")
+        self.is_late = True
+        failure = ResponseFailure("server_error", f"{_LATE} Request id: {self._request_id}")
+        await self._conclude(observer, Status.FAILED, failure=failure)
+
     async def _conclude(
         self, observer: Observer, status: Status, *, failure: ResponseFailure | None = None
     ) -> None:
@@ -212,6 +247,8 @@ class TurnRun:
                 stream.response = msgspec.structs.replace(stream.response, output=[])
         if self._save is not None:
             keeping = self._keep(self._save)
+            if self._deadline is not None:
+                keeping = _in_time(keeping, self._deadline)
             try:
                 await (eagerly(keeping, observer.flush) if observer.ready else keeping)
                 self.is_kept = True
@@ -255,6 +292,19 @@ class TurnRun:
 
     def _now(self) -> int:
         return int(self._clock())
+
+
+async def _in_time(keeping: Coroutine[Any, Any, None], deadline: Deadline) -> None:
+    """Save; where time is short, with calls that are short, and not for ever."""
+    now = monotonic()
+    token = call_limit_s.set(deadline.call_s if now >= deadline.ends_at else None)
+    try:
+        async with asyncio.timeout_at(deadline.save_until(now)):
+            await keeping
+    except TimeoutError as error:
+        raise StoreError("The time for a save ran out.") from error
+    finally:
+        call_limit_s.reset(token)
 
 
 def _is_server_stopping(error: BaseException) -> bool:

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 from starlette.types import Message, Send
 
-from channel.responses.protocol.events import OutputTextDelta, StreamEvent
+from channel.responses.protocol.events import OutputTextDelta, ResponseFailed, StreamEvent
 
 
 MAX_BATCH_BYTES: Final = 16 * 1024
@@ -32,13 +32,15 @@ class SSEWriter:
 
     Events that `take` got since the last flush go out in as few writes as hold whole events in at
     most `MAX_BATCH_BYTES`; the first text delta goes out at once. After `keepalive_s` seconds
-    without a write (0: never) a `keepalive` event repeats the last sequence number.
+    without a write (0: never) a `keepalive` event repeats the last sequence number. With
+    `has_trailers` (ASGI's extension) a response that failed is named there, too: `x-error-code`.
     """
 
-    def __init__(self, send: Send, *, keepalive_s: float = 0.0) -> None:
+    def __init__(self, send: Send, *, keepalive_s: float = 0.0, has_trailers: bool = False) -> None:
         """Write to this `send`."""
         self._send = send
         self._keepalive_s = keepalive_s
+        self._has_trailers = has_trailers
         self._loop = asyncio.get_running_loop()
         self._lock = asyncio.Lock()
         self.ready: list[bytes] = []  # what is to be flushed
@@ -85,14 +87,23 @@ class SSEWriter:
         finally:
             self._lock.release()
 
+    async def written(self) -> None:
+        """Wait until nothing is on its way out."""
+        async with self._lock:
+            pass
+
     async def close(self) -> None:
-        """Write what is ready and end the stream; nothing follows."""
+        """Write what is ready and end the stream; nothing follows, and a second call does nothing."""
+        if self._is_closing:
+            return
         self.abandon()
         self.ready.append(_DONE)
         self._size += len(_DONE)
         await self.flush()
         with suppress(OSError):
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+            if self._has_trailers:
+                await self._send({"type": "http.response.trailers", "headers": self._trailers()})
 
     def abandon(self) -> None:
         """Write no keep-alive any more."""
@@ -113,9 +124,19 @@ class SSEWriter:
         self._told = self._taken
         return (b"".join(ready),) if size <= MAX_BATCH_BYTES else _split(ready)
 
+    def _trailers(self) -> list[tuple[bytes, bytes]]:
+        last = self._taken
+        if not isinstance(last, ResponseFailed) or last.response.error is None:
+            return []
+        code = last.response.error.code
+        # An agent's own code may be anything.
+        return [(b"x-error-code", ascii(code)[1:-1].encode())]
+
     async def _write_head(self) -> None:
         self._has_head = True
         head = {"type": "http.response.start", "status": 200, "headers": [*_HEADERS]}
+        if self._has_trailers:
+            head["trailers"] = True
         await self._send(head)
         if self._keepalive_s:
             self._timer = self._loop.call_later(self._keepalive_s, self._keep_alive)

@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
 from typing import Any, Final, Protocol, TypeVar
 
-from channel.ports import StoreError
+from channel.ports import StoreError, call_limit_s
 from infra.dynamodb.rows import AttributeValues
 
 
 MAX_CONNECTIONS: Final = 32
+_SHORT_CALLS: Final = 2
 
 _Result = TypeVar("_Result")
 
@@ -60,8 +62,18 @@ def make_client(region: str | None, endpoint: str | None = None, *, attempts: in
 
 
 async def call(operation: Callable[..., dict[str, Any]], /, **arguments: Any) -> dict[str, Any]:
-    """Call the client in a thread; raises `StoreError`, or `ConditionFailedError`."""
-    return await asyncio.to_thread(_call, operation, arguments)
+    """Call the client in a thread; raises `StoreError`, or `ConditionFailedError`.
+
+    Where time is short (`call_limit_s`) the client's own time-outs are too long: a call that takes
+    longer is left to itself, and made once more.
+    """
+    limit_s = call_limit_s.get()
+    if limit_s is None:
+        return await asyncio.to_thread(_call, operation, arguments)
+    for _ in range(_SHORT_CALLS):
+        with suppress(TimeoutError):
+            return await asyncio.wait_for(asyncio.to_thread(_call, operation, arguments), limit_s)
+    raise StoreError("DynamoDB did not answer in the little time there was.")
 
 
 def _call(operation: Callable[..., dict[str, Any]], arguments: dict[str, Any]) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class Wire:
         self.gate.set()
         self.error: OSError | None = None
         self.sent: list[Message] = []
-        self.scope = {
+        self.scope: dict[str, Any] = {
             "type": "http",
             "asgi": {"version": "3.0"},
             "http_version": "1.1",

@@ -8,6 +8,7 @@ from anyio.lowlevel import checkpoint
 from starlette.types import Message
 
 from channel.responses.protocol.events import OutputTextDelta, StreamEvent
+from channel.responses.protocol.response import ResponseFailure, Status
 from channel.responses.sse import MAX_BATCH_BYTES, SSEWriter, frame
 from tests.channel.responses.protocol.machine import machine
 
@@ -44,7 +45,7 @@ class Reader:
 
     @property
     def bodies(self) -> list[bytes]:
-        return [message["body"] for message in self.got[1:] if message["body"]]
+        return [message["body"] for message in self.got[1:] if message.get("body")]
 
 
 def delta(number: int, text: str = "a") -> StreamEvent:
@@ -254,3 +255,36 @@ async def test_every_event_is_written_once_and_in_order() -> None:
     await writer.close()
 
     assert numbers_in(b"".join(reader.bodies)) == [*range(500)]
+
+
+@pytest.mark.parametrize("code", ["server_error", "odd\r\ncode é"])
+async def test_trailers_name_the_failure_of_a_response_where_they_are_taken(code: str) -> None:
+    reader, stream = Reader(), machine()
+    writer = SSEWriter(reader.send, has_trailers=True)
+    writer.take(stream.start())
+    stream.settle(Status.FAILED, now=1, failure=ResponseFailure(code, "It failed."))
+    writer.take(stream.end())
+
+    await writer.close()
+    await writer.close()
+
+    told = [(b"x-error-code", ascii(code)[1:-1].encode())]
+    assert reader.got[0] == {**HEAD, "trailers": True}
+    assert [message["type"] for message in reader.got[-2:]] == [
+        "http.response.body",
+        "http.response.trailers",
+    ]
+    assert reader.got[-1]["headers"] == told
+    assert reader.bodies[-1].endswith(b"data: [DONE]\n\n")
+
+
+async def test_trailers_of_a_response_that_went_well_are_empty() -> None:
+    reader, stream = Reader(), machine()
+    writer = SSEWriter(reader.send, has_trailers=True)
+    writer.take(stream.start())
+    stream.settle(Status.COMPLETED, now=1)
+    writer.take(stream.end())
+
+    await writer.close()
+
+    assert reader.got[-1] == {"type": "http.response.trailers", "headers": []}

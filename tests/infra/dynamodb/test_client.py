@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from channel.ports import StoreError
-from infra.dynamodb.client import ConditionFailedError, Table, create_table
+from channel.ports import StoreError, call_limit_s
+from infra.dynamodb.client import ConditionFailedError, Table, call, create_table
 from tests.infra import engines
 
 
@@ -90,3 +91,46 @@ def test_an_engine_that_makes_no_tables_says_why(unreachable: Any) -> None:
 
     with pytest.raises(BotoCoreError):
         create_table(unreachable, "table")
+
+
+class Stuck:
+    """A client whose first calls hang until the test is over."""
+
+    def __init__(self, hanging: int) -> None:
+        self.calls = 0
+        self._hanging = hanging
+        self.over = threading.Event()
+
+    def get_item(self, **_arguments: Any) -> dict[str, Any]:
+        self.calls += 1
+        if self.calls <= self._hanging:
+            self.over.wait(10)
+        return {"Item": {"sk": {"S": "there"}}}
+
+
+async def short_call(client: Stuck) -> object:
+    token = call_limit_s.set(0.02)
+    try:
+        return (await call(client.get_item))["Item"]
+    except StoreError as error:
+        return str(error)
+    finally:
+        client.over.set()
+        call_limit_s.reset(token)
+
+
+@pytest.mark.parametrize(
+    ("hanging", "answer", "calls"),
+    [
+        (0, {"sk": {"S": "there"}}, 1),
+        (1, {"sk": {"S": "there"}}, 2),
+        (9, "DynamoDB did not answer in the little time there was.", 2),
+    ],
+)
+async def test_where_time_is_short_a_call_that_hangs_is_made_once_more(
+    hanging: int, answer: object, calls: int
+) -> None:
+    client = Stuck(hanging)
+
+    assert await short_call(client) == answer
+    assert client.calls == calls
