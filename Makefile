@@ -3,7 +3,7 @@
 
 .SHELLFLAGS := -eu -c
 .DEFAULT_GOAL := help
-.PHONY: help run keys test check bench build build-ResponsesFunction start-api deploy requirements clean
+.PHONY: help run url keys test check bench build build-ResponsesFunction start-api deploy requirements clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,6 +16,9 @@ help: ## this list
 
 run: $(VENV)/.local-stamp $(AGENT_STAMP) ## local server with an embedded table and the demo agent (PORT=, AGENT=)
 	@$(BIN)/lambda-responses run
+
+url: $(VENV)/.local-stamp $(AGENT_STAMP) ## local function URL: the streaming loop, as Lambda runs it (PORT=8100, ARGS="--help")
+	@$(BIN)/lambda-responses url --port $${PORT:-8100} $(ARGS)
 
 keys: $(VENV)/.local-stamp ## API keys: ARGS="create --principal NAME --table TABLE", "list …" or "revoke ID …"
 	@$(BIN)/lambda-responses keys $(ARGS)
@@ -65,6 +68,7 @@ build-ResponsesFunction: | $(BIN)/python
 	@$(COMPILE)
 	@echo "Built for $(ARCH) in $(ARTIFACTS_DIR): $$($(BIN)/python -c '$(MEGABYTES)' "$(ARTIFACTS_DIR)") MB unzipped (Lambda takes 250). The largest:"
 	@cd "$(ARTIFACTS_DIR)" && du -sh -- */ | sort -rh | head -n 6 | sed 's/^/  /'
+	@cd "$(ARTIFACTS_DIR)" && echo "Packages:" *.dist-info | sed 's/\.dist-info//g' | fold -s -w 100
 
 # What people use and Lambda does not; its packages are not in the zip either.
 LOCAL_ONLY := cli.py emulator local.py start_api.py template_check.py
@@ -115,6 +119,7 @@ $(VENV)/.dev-stamp: requirements-dev.txt pyproject.toml | $(BIN)/python
 	@echo "Installing what the tests need (once, about a minute) …"
 	@$(call install,requirements-dev.txt)
 	@$(BIN)/python -m tests.infra.engines
+	@$(BIN)/python -m tests.e2e.rie
 	@touch $(VENV)/.local-stamp
 
 UV_COMPILE = .tools/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-emit-index-url --no-annotate $(UPGRADE)

@@ -40,6 +40,7 @@ def sentences() -> Iterator[None]:
 _DAY_S: Final = 24 * 3600
 _TABLE = click.option("--table", metavar="NAME", help="Default: TABLE_NAME.")
 _REGION = click.option("--region", metavar="NAME", help="Default: AWS_REGION.")
+_COUNT: Final = click.IntRange(1)
 _PORT = click.option("--port", metavar="N", help="Of 127.0.0.1; 0 = any free one.")
 
 
@@ -71,6 +72,32 @@ def start_api(port: str | None, sam_arguments: tuple[str, ...]) -> None:
     with sentences():
         settings = Settings.from_env(PORT=port or "3000")
         sys.exit(serve(settings, sam_arguments))
+
+
+@main.command()
+@_PORT
+@click.option("--handler", default="handler.buffered.handler", help="Or an ASGI app of your own.")
+@click.option("--agent", metavar="MODULE:ATTRIBUTE", help="Default: AGENT, or the demo agent.")
+@click.option("--mode", type=click.Choice(["RESPONSE_STREAM", "BUFFERED"]), help="The URL's.")
+@click.option("--timeout", "timeout_s", type=click.FloatRange(0.1, 900), default=300, metavar="S")
+@click.option("--memory", "memory_mb", type=_COUNT, default=512, metavar="MB", help="Only told.")
+@click.option("--environments", type=_COUNT, default=10, metavar="N", help="At most; then 429.")
+@click.option("--concurrency", type=_COUNT, default=1, metavar="N", help="Invocations in each.")
+@click.option("--snap-start", "is_snap_start", is_flag=True, help="Start from a snapshot.")
+@click.option("--freeze", "freezes", is_flag=True, help="Stop the process between invocations.")
+@click.option("--cut-after", "cut_after_bytes", type=_COUNT, metavar="BYTES", help="Cut replies.")
+@click.option("--refuse-after", "refuse_after_bytes", type=_COUNT, metavar="BYTES")
+@click.option("--refuse-status", type=click.IntRange(400, 599), default=413, metavar="STATUS")
+@click.option("--slow", "bytes_per_s", type=_COUNT, metavar="BYTES_PER_S", help="Read slowly.")
+@click.option("--notice-disconnects", "notices_disconnects", is_flag=True, help="Lambda does not.")
+def url(port: str | None, agent: str | None, mode: str | None, **chosen: Any) -> None:
+    """Serve a function URL as Lambda would: by the streaming loop, with faults on demand."""
+    from handler.emulator.command import serve  # noqa: PLC0415 - see above
+
+    if mode is not None:
+        chosen["streams"] = mode == "RESPONSE_STREAM"
+    with sentences():
+        serve(Settings.from_env(PORT=port or "8100", AGENT=agent), chosen)
 
 
 @main.command()

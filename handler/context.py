@@ -58,6 +58,7 @@ def _object(given: str | None) -> Mapping[str, Any] | None:
     if not given:
         return None
     try:
-        return msgspec.json.decode(given, type=dict[str, Any])
-    except msgspec.MsgspecError:
+        # Headers are read as Latin-1, and JSON is UTF-8.
+        return msgspec.json.decode(given.encode("latin-1"), type=dict[str, Any])
+    except (ValueError, RecursionError):
         return None

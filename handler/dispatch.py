@@ -6,7 +6,7 @@ An app is given the time that its door has, less a margin in which it should end
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 import msgspec
@@ -26,8 +26,15 @@ from handler.events import (
 )
 from handler.exchange import STREAM_ERROR, BufferedReply, Inbox, ReplyToEvent, StreamedReply
 from handler.mount import Worker
-from handler.runtime_api import Failure, Invocation, Reply, ReplyHeadError, RuntimeApi
-from handler.runtime_client import Connection, Line
+from handler.runtime_api import (
+    Failure,
+    Invocation,
+    Reply,
+    ReplyHeadError,
+    RuntimeApi,
+    RuntimeApiError,
+)
+from handler.runtime_client import Line
 from infra.settings import RuntimeSettings
 
 
@@ -63,21 +70,39 @@ class Dispatcher:
     async def answer(self, invocation: Invocation, line: Line) -> Reply:
         """Answer an invocation, streamed on a connection of its own or whole on the line.
 
-        Returns what the Runtime API made of it; raises `OSError` where that broke off.
+        Returns what the Runtime API made of it; raises `OSError` where that broke off. Whatever else
+        goes wrong is the answer, an error.
         """
-        context = context_of(invocation, self._settings, self._clock)
         try:
-            event = _event(invocation)
-            request = self._events.read(event, context)
-            if request is not None:
-                return await self._serve(request, invocation, line)
-            answer = await self._work(event, context)
+            return await self._answer(invocation, line)
         except _FailedError as failed:
-            return await line.ask(self._api.error(invocation, failed.failure))
-        return await line.ask(self._api.response(invocation, answer))
+            failure = failed.failure
+        except ReplyHeadError as error:
+            failure = Failure(type(error).__name__, str(error))
+        except (OSError, RuntimeApiError):
+            raise
+        except Exception as error:  # noqa: BLE001 - or else it ended the process, and others' invocations
+            log_fault(_LOG, "invocation failed", error)
+            said = f"The invocation failed. Request id: {invocation.request_id}"
+            failure = Failure(type(error).__name__, said)
+        return await line.ask(self._api.error(invocation, failure))
 
-    async def _serve(self, request: HTTPEvent, invocation: Invocation, line: Line) -> Reply:
+    async def _answer(self, invocation: Invocation, line: Line) -> Reply:
+        context = context_of(invocation, self._settings, self._clock)
+        event = _event(invocation)
+        request = self._events.read(event, context)
+        if request is None:
+            answer = await self._work(event, context)
+            return await line.ask(self._api.response(invocation, answer))
         reply = self._reply(request, invocation, line)
+        try:
+            return await self._serve(request, reply, invocation)
+        finally:
+            reply.drop()
+
+    async def _serve(
+        self, request: HTTPEvent, reply: ReplyToEvent, invocation: Invocation
+    ) -> Reply:
         try:
             scope, body = request.scope, request.body
         except RequestError as error:
@@ -86,29 +111,30 @@ class Dispatcher:
         if request.streams:
             scope["extensions"]["http.response.trailers"] = {}
         inbox = Inbox(body, reply.is_over)
-        run = _awaited(self._app(scope, inbox.receive, reply.send))
+        run = _called(self._app, scope, inbox.receive, reply.send)
         task, is_late = await _within(run, request.time_left)
         failure = None
         if not reply.is_whole:
             failure = await _explained(task, reply, invocation, is_late=is_late)
         elif task.done() and (late := _error_of(task)):
             log_fault(_LOG, "the app failed after its reply", late)
+        if not is_late:
+            return await reply.settle(failure)
         # The client of a late reply may not read, and then what ends it is not taken either.
-        async with asyncio.timeout(_LAST_WORDS_S if is_late else None):
+        async with asyncio.timeout(_LAST_WORDS_S):
             return await reply.settle(failure)
 
     def _reply(self, request: HTTPEvent, invocation: Invocation, line: Line) -> ReplyToEvent:
         if not request.streams:
             return BufferedReply(self._api, invocation, request, line)
-        address = self._settings.api_address
-        return StreamedReply(self._api, invocation, lambda: Connection.open(address))
+        return StreamedReply(self._api, invocation, line.another)
 
     async def _work(self, event: Any, context: LambdaContext) -> bytes:
         if self._worker is None:
             unknown = UnknownEventError(event)
             raise _FailedError(type(unknown).__name__, str(unknown))
         left = TimeLeft.within(context.get_remaining_time_in_millis() / 1000, self._margin_s)
-        task, is_late = await _within(_awaited(self._worker(event, context)), left)
+        task, is_late = await _within(_called(self._worker, event, context), left)
         if is_late:
             raise _FailedError("Runtime.Timeout", "The worker ran out of time.")
         if failure := _error_of(task):
@@ -117,7 +143,7 @@ class Dispatcher:
             raise _FailedError(type(failure).__name__, said) from failure
         try:
             return _encode(task.result())
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             said = "What the worker returned cannot be told as JSON."
             raise _FailedError("Runtime.MarshalError", said) from error
 
@@ -133,7 +159,7 @@ class _FailedError(Exception):
 def _event(invocation: Invocation) -> Any:
     try:
         return _decode(invocation.body)
-    except msgspec.MsgspecError as error:
+    except (ValueError, RecursionError) as error:  # msgspec's, UTF-8's, and of too many brackets
         raise _FailedError("Runtime.UnmarshalError", "The event is not JSON.") from error
 
 
@@ -145,6 +171,7 @@ async def _within(
     One that does not end when it is cancelled is left to itself.
     """
     task = asyncio.create_task(run)
+    task.add_done_callback(_notice)
     try:
         await asyncio.wait({task}, timeout=left.app_s if left else None)
         is_late = not task.done()
@@ -158,8 +185,13 @@ async def _within(
     return task, is_late
 
 
-async def _awaited(work: Awaitable[Any]) -> Any:
-    return await work
+async def _called(function: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+    return await function(*arguments)
+
+
+def _notice(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()  # or else asyncio logs the text of one that nobody waits for any more
 
 
 async def _explained(
@@ -174,7 +206,7 @@ async def _explained(
     elif reply.has_begun and reply.is_over.is_set():
         return None  # Lambda takes no more of it, and the app had to notice
     elif isinstance(error, ReplyHeadError) and not reply.has_begun:
-        raise _FailedError(type(error).__name__, str(error)) from error
+        raise error
     elif error is not None:
         log_fault(_LOG, "the app failed", error)
     elif reply.has_begun:

@@ -21,6 +21,7 @@ from starlette.types import Scope
 
 from channel.deadline import TIME_LEFT, TimeLeft
 from channel.responses.protocol.errors import RequestError, error_body
+from handler.runtime_api import header_texts
 
 
 LambdaEvent: TypeAlias = dict[str, Any]
@@ -108,10 +109,15 @@ class HTTPEvents:
             return None
         for handler in self.handlers:
             completed: Any = handler
-            if completed.infer(event, context, _CONFIG):
+            if completed.infer(event, context, _CONFIG) and _is_request(event):
                 found: HTTPEvent = completed(event, context, _CONFIG)
                 return found
         return None
+
+
+def _is_request(event: LambdaEvent) -> bool:
+    """Tell requests from other events with a version and a context, such as those of destinations."""
+    return "httpMethod" in event or "http" in event["requestContext"]
 
 
 def answer(event: HTTPEvent, status: int, headers: Headers, body: bytes) -> dict[str, Any]:
@@ -127,7 +133,7 @@ def within_limit(event: HTTPEvent, reply: dict[str, Any]) -> dict[str, Any]:
     # An escape is at most six characters, so the exact measure is taken of large replies only.
     if len(reply["body"]) < limit // 6 or len(_encode(reply)) <= limit:
         return reply
-    said = f"The reply is larger than a {event.door} can carry ({limit // 1024 // 1024} MB)."
+    said = f"The reply is larger than this {event.door} can carry ({limit // 1024 // 1024} MB)."
     text = reply["body"][:_HEAD]
     if reply["isBase64Encoded"]:
         text = base64.b64decode(text).decode("latin-1")
@@ -171,6 +177,12 @@ class _Completed:
     may_stream: ClassVar[bool]
     event: LambdaEvent
     context: Any
+
+    def __call__(self, response: Any, /) -> dict[str, Any]:
+        texts = header_texts(response["headers"])
+        headers = [(name.encode(), value.encode()) for name, value in texts]
+        reply: dict[str, Any] = self.plain.__call__(self, {**response, "headers": headers})
+        return reply
 
     @cached_property
     def door(self) -> Door:
@@ -235,10 +247,13 @@ class _Completed:
 def _complete(scope: Scope, event: LambdaEvent) -> None:
     """Fill in what Mangum leaves out of a scope."""
     path = event.get("rawPath") or event.get("path") or scope["path"]
-    stage = event["requestContext"].get("stage")
+    stage = event["requestContext"].get("stage") or "$default"
     # The stage is in the path of an HTTP API that has one by name, and nowhere else.
-    if "rawPath" in event and scope["path"].startswith(f"/{stage}/"):
-        path, scope["path"] = (each.removeprefix(f"/{stage}") for each in (path, scope["path"]))
+    if stage != "$default" and "rawPath" in event and f"{scope['path']}/".startswith(f"/{stage}/"):
+        path, scope["path"] = (
+            each.removeprefix(f"/{stage}") or "/" for each in (path, scope["path"])
+        )
+    scope["method"] = scope["method"].upper()
     scope["raw_path"] = path.encode()
     scope["headers"] = [(name, value) for name, value in scope["headers"]]
     scope["asgi"] = {"version": "3.0", "spec_version": "2.4"}  # where nobody reads, `send` raises

@@ -84,6 +84,10 @@ class ReplyToEvent(Protocol):
         """End the reply; return what the Runtime API made of it. Raises `OSError`."""
         ...
 
+    def drop(self) -> None:
+        """Keep nothing of it, however far it got; an app that was left to itself may still send."""
+        ...
+
 
 class StreamedReply:
     """A reply on a connection of its own: the prelude in a chunk of its own, then what the app sends.
@@ -98,6 +102,7 @@ class StreamedReply:
         self._connect = connect
         self._start: Message | None = None
         self._connection: Connection | None = None
+        self._connecting = asyncio.Lock()
         self._is_body_whole = False
         self.is_whole = False
         self.is_over = asyncio.Event()
@@ -126,23 +131,27 @@ class StreamedReply:
 
     def discard(self) -> None:
         """Forget what the app said of a reply that has not begun."""
-        self._start = None
+        self._start, self._is_body_whole = None, False
 
     async def settle(self, failure: Failure | None) -> Reply:
         """End the reply where the app did not; return what the Runtime API made of it."""
         if self._connection is None:
             raise ConnectionResetError
-        try:
-            if not (self.is_whole or self._connection.is_answered):
-                await self._end(failure)
-            return await self._connection.reply()
-        finally:
-            self._connection.close()
+        if not (self.is_whole or self._connection.is_answered):
+            await self._end(failure)
+        return await self._connection.reply()
+
+    def drop(self) -> None:
+        """Close the connection: where the reply was not ended, that is how Lambda learns of it."""
+        self._is_body_whole = True
+        self.is_over.set()
+        if self._connection is not None:  # soon: the next invocation is asked for first
+            asyncio.get_running_loop().call_soon(self._connection.close)
 
     async def _write(self, message: Message, start: Message) -> None:
         data, has_more = message.get("body", b""), message.get("more_body", False)
-        connection = self._connection or await self._begin(start, is_empty=not (data or has_more))
         self._is_body_whole = not has_more
+        connection = self._connection or await self._begin(start, is_empty=not (data or has_more))
         if not has_more and not start.get("trailers"):
             await self._end(None, chunk(data))
         elif data:
@@ -150,10 +159,13 @@ class StreamedReply:
 
     async def _begin(self, start: Message, *, is_empty: bool) -> Connection:
         head = prelude(start["status"], start.get("headers", ()), is_empty=is_empty)
-        connection = self._connection = await self._connect()
-        # Whatever ends the connection ends the reply, also while the app is silent.
-        begin = self._api.streamed_response(self._invocation) + chunk(head)
-        await connection.begin(begin, self.is_over.set)
+        async with self._connecting:  # an app may send from several tasks
+            if self._connection is not None:
+                return self._connection
+            connection = self._connection = await self._connect()
+            # Whatever ends the connection ends the reply, also while the app is silent.
+            begin = self._api.streamed_response(self._invocation) + chunk(head)
+            await connection.begin(begin, self.is_over.set)
         return connection
 
     async def _end(self, failure: Failure | None, last: bytes = b"") -> None:
@@ -209,6 +221,11 @@ class BufferedReply:
         headers = [(bytes(name), bytes(value)) for name, value in start.get("headers", ())]
         document = answer(self._event, start["status"], headers, b"".join(self._pieces))
         return await self._line.ask(self._api.response(self._invocation, _encode(document)))
+
+    def drop(self) -> None:
+        """Keep nothing; the line is not this reply's."""
+        self._pieces = []
+        self.is_over.set()
 
     def _take(self, data: bytes) -> None:
         # What no door can carry need not be kept; the app goes on, since its turn is to be stored.

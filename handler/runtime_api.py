@@ -6,7 +6,7 @@ prelude, of API Gateway's "response transfer mode".
 
 import base64
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -37,6 +37,8 @@ _NOT_FORWARDED: Final = frozenset(
 _HAVE_NO_BODY: Final = frozenset({204, 304})
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VALUE: Final = re.compile(rb"[^\x00\r\n]*")
+_LENGTH: Final = re.compile(r"[0-9]{1,16}")
+_SIZE: Final = re.compile(rb"[0-9A-Fa-f]{1,16}")
 
 
 class RuntimeApiError(Exception):
@@ -56,9 +58,12 @@ class Failure(Struct, frozen=True):
 
     def to_json(self) -> bytes:
         """Return the error document, in the shape that Lambda's own runtimes send."""
-        return _encode(
-            {"errorMessage": self.message, "errorType": self.type, "stackTrace": self.trace}
-        )
+        told = {
+            "errorMessage": _encodable(self.message),
+            "errorType": self.type,
+            "stackTrace": [*map(_encodable, self.trace)],
+        }
+        return _encode(told)
 
 
 class Reply(Struct, frozen=True):
@@ -174,10 +179,7 @@ def prelude(status: int, headers: Headers, *, is_empty: bool = False) -> bytes:
     """
     fields: dict[str, str] = {}
     cookies: list[str] = []
-    for raw_name, raw_value in headers:
-        if not (_NAME.fullmatch(raw_name) and _VALUE.fullmatch(raw_value)):
-            raise ReplyHeadError("The app's reply has a header that HTTP does not allow.")
-        name, value = raw_name.decode("ascii").lower(), raw_value.decode("latin-1")
+    for name, value in header_texts(headers):
         if name == "set-cookie":
             cookies.append(value)
         elif name not in _NOT_FORWARDED:
@@ -192,6 +194,22 @@ def prelude(status: int, headers: Headers, *, is_empty: bool = False) -> bytes:
         msg = f"The app's status and headers take {len(encoded)} bytes, but Lambda allows {MAX_PRELUDE_BYTES}."
         raise ReplyHeadError(msg)
     return encoded
+
+
+def header_texts(headers: Headers) -> Iterator[tuple[str, str]]:
+    """Yield an app's headers as texts, which is what every door takes; names are lower-case.
+
+    Their bytes may be UTF-8, as browsers send file names, or else are Latin-1, as ASGI frameworks
+    write them. Raises `ReplyHeadError` for what HTTP does not allow.
+    """
+    for name, value in headers:
+        if not (_NAME.fullmatch(name) and _VALUE.fullmatch(value)):
+            raise ReplyHeadError("The app's reply has a header that HTTP does not allow.")
+        try:
+            text = value.decode()
+        except UnicodeDecodeError:
+            text = value.decode("latin-1")
+        yield name.decode("ascii").lower(), text
 
 
 def chunk(data: bytes) -> bytes:
@@ -248,7 +266,7 @@ class ReplyReader:
 
     def _read_counted(self, headers: dict[str, str]) -> bool:
         given = headers.get("content-length", "0")
-        if not given.isdecimal():
+        if not _LENGTH.fullmatch(given):
             raise RuntimeApiError("The Runtime API answered with a length that is no number")
         if len(self._unread) < int(given):
             return False
@@ -260,10 +278,9 @@ class ReplyReader:
         """Take whole chunks; return whether the last was among them. Trailers are passed over."""
         while (line := self._unread.find(b"\r\n")) >= 0:
             size_field = bytes(self._unread[:line]).partition(b";")[0].strip()
-            try:
-                size = int(size_field, 16)
-            except ValueError:
-                raise RuntimeApiError("The Runtime API answered with a broken chunk") from None
+            if not _SIZE.fullmatch(size_field):
+                raise RuntimeApiError("The Runtime API answered with a broken chunk")
+            size = int(size_field, 16)
             if size == 0:
                 end = self._unread.find(b"\r\n\r\n", line)
                 if end < 0:
@@ -276,6 +293,11 @@ class ReplyReader:
             self._pieces.append(bytes(self._unread[begin:end]))
             del self._unread[: end + 2]
         return False
+
+
+def _encodable(text: str) -> str:
+    """Return the text without lone surrogates, by which Python names files in other encodings."""
+    return text.encode(errors="replace").decode()
 
 
 def _attempt(invocation: Invocation) -> bytes:

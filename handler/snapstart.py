@@ -7,8 +7,8 @@ is made anew.
 
 import random
 import time
-from collections.abc import Callable, Iterable
-from typing import Any, Final
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Final, TypeAlias
 
 from handler.runtime_api import Failure, RuntimeApi, RuntimeApiError
 from handler.runtime_client import Line
@@ -16,6 +16,9 @@ from handler.runtime_client import Line
 
 RESTORE_BUDGET_S: Final = 10.0
 """What Lambda allows the hooks after a restore."""
+
+Run: TypeAlias = Callable[[Coroutine[Any, Any, int]], int]
+"""Runs a coroutine on the environment's event loop, to its end."""
 
 _Hook = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
@@ -29,31 +32,36 @@ class SnapStartError(Exception):
         self.exit_status = exit_status
 
 
-async def wait_for_restore(api: RuntimeApi) -> None:
-    """Let Lambda take the snapshot; return in the restored environment. Raises `SnapStartError`."""
+def wait_for_restore(
+    api: RuntimeApi, run: Run, monotonic: Callable[[], float] = time.monotonic
+) -> None:
+    """Let Lambda take the snapshot; return in the restored environment. Raises `SnapStartError`.
+
+    The event loop runs while the Runtime API is asked, and not while hooks run: one that warms an
+    environment up may well call its handler.
+    """
     before, after = _hooks()
     try:
         _run(reversed(before))
     except Exception as error:
-        failure = Failure("Runtime.BeforeSnapshotError", _said(error))
-        await _ask(api, api.init_error(failure))
+        run(_ask(api, api.init_error(Failure("Runtime.BeforeSnapshotError", _said(error)))))
         raise SnapStartError("a hook before the snapshot failed", 64) from error
-    reply = await _ask(api, api.restore_next())
-    if reply != 200:  # noqa: PLR2004
-        msg = f"The Runtime API answered {reply} instead of a restore"
+    status = run(_ask(api, api.restore_next()))
+    if status != 200:  # noqa: PLR2004
+        msg = f"The Runtime API answered {status} instead of a restore"
         raise RuntimeApiError(msg)
     try:
-        _after_restore(after)
+        _after_restore(after, monotonic)
     except Exception as error:
-        await _ask(api, api.restore_error(Failure("Runtime.AfterRestoreError", _said(error))))
+        run(_ask(api, api.restore_error(Failure("Runtime.AfterRestoreError", _said(error)))))
         raise SnapStartError("a hook after the restore failed", 65) from error
 
 
-def _after_restore(hooks: Iterable[_Hook]) -> None:
-    begun = time.monotonic()
+def _after_restore(hooks: Iterable[_Hook], monotonic: Callable[[], float]) -> None:
+    begun = monotonic()
     random.seed()
     _run(hooks)
-    took = time.monotonic() - begun
+    took = monotonic() - begun
     if took > RESTORE_BUDGET_S:
         msg = f"The hooks after the restore took {took:.1f} s of the {RESTORE_BUDGET_S:.0f} s allowed."
         raise TimeoutError(msg)

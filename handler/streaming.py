@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Awaitable, Callable
 from typing import Final, NoReturn
 
 from msgspec.structs import replace
@@ -36,7 +37,12 @@ class StreamingLoop:
     """Serves a handler's app and worker until it is cancelled, or the Runtime API is gone."""
 
     def __init__(
-        self, handler: LambdaHandler, settings: RuntimeSettings, clock: Clock = time.time
+        self,
+        handler: LambdaHandler,
+        settings: RuntimeSettings,
+        *,
+        clock: Clock = time.time,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """Take what to serve; nothing is asked of the Runtime API yet."""
         self._dispatcher = Dispatcher(
@@ -44,6 +50,7 @@ class StreamingLoop:
         )
         self._settings = settings
         self._api = RuntimeApi(settings.api_address)
+        self._pause = pause
 
     async def run(self) -> NoReturn:
         """Serve as many invocations at a time as Lambda sends, which is one but on Managed Instances.
@@ -62,6 +69,7 @@ class StreamingLoop:
         line = Line(self._settings.api_address)
         try:
             while True:
+                line.open_ahead()
                 invocation = Invocation.from_reply(await self._next(line))
                 self._publish(invocation)
                 try:
@@ -77,7 +85,7 @@ class StreamingLoop:
             try:
                 return await line.ask(self._api.next())
             except OSError:
-                await asyncio.sleep(_FIRST_PAUSE_S * 2**attempt)
+                await self._pause(_FIRST_PAUSE_S * 2**attempt)
         return await line.ask(self._api.next())
 
     def _publish(self, invocation: Invocation) -> None:
@@ -98,24 +106,27 @@ def _check(reply: Reply) -> None:
 
 
 async def serve(handler: LambdaHandler, settings: RuntimeSettings) -> int:
-    """Serve invocations until SIGTERM; return the exit status of the process."""
+    """Serve invocations until SIGTERM; return the exit status of the process.
+
+    Raises `RuntimeApiError` or `OSError` where the Runtime API cannot be used any more.
+    """
     _stop_at_sigterm()
     try:
-        if settings.is_snap_start:
-            await wait_for_restore(RuntimeApi(settings.api_address))
         await StreamingLoop(handler, settings).run()
     except asyncio.CancelledError:
         return 0
-    except SnapStartError as error:
-        return _stopped(str(error), error.exit_status)
-    except (RuntimeApiError, OSError) as error:
-        return _stopped(f"the Runtime API cannot be used any more: {error}", 1)
 
 
 def run(handler: LambdaHandler, settings: RuntimeSettings) -> int:
     """Serve invocations, then run the app's shutdown; return the exit status of the process."""
     try:
+        if settings.is_snap_start:
+            wait_for_restore(RuntimeApi(settings.api_address), handler.environment.run)
         return handler.environment.run(serve(handler, settings))
+    except SnapStartError as error:
+        return _stopped(str(error), error.exit_status)
+    except (RuntimeApiError, OSError) as error:
+        return _stopped(f"the Runtime API cannot be used any more: {error}", 1)
     finally:
         handler.close()
 

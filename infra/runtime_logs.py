@@ -1,5 +1,6 @@
 """Logs of a runtime of our own: the root logger writes as under Lambda's own, with each invocation's ids."""
 
+import json
 import logging
 import sys
 import time
@@ -30,7 +31,7 @@ def log_like_lambda(settings: RuntimeSettings) -> None:
     Lines leave the process at once, also what is printed: it may be frozen at any time.
     """
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
     handler = logging.StreamHandler(sys.stdout)
     handler.addFilter(_name_invocation)
     handler.setFormatter(_JSONLines() if settings.logs_json else _text())
@@ -55,26 +56,35 @@ class _JSONLines(logging.Formatter):
     """The fields that Lambda's own runtime writes, and what `extra` gave."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return _encode({name: value for name, value in _fields(record) if value}).decode()
+        fields = _fields(record)
+        try:
+            return _encode(fields).decode()
+        except (TypeError, ValueError, RecursionError):  # lone surrogates, or what contains itself
+            return json.dumps({name: str(value) for name, value in fields.items()})
 
 
-def _fields(record: logging.LogRecord) -> list[tuple[str, Any]]:
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
     is_object = isinstance(record.msg, dict) and not record.args
     moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-    fields: list[tuple[str, Any]] = [
-        ("timestamp", f"{moment}.{int(record.msecs):03}Z"),
-        ("level", record.levelname),
-        ("message", record.msg if is_object else record.getMessage()),
-        ("logger", record.name),
-        ("requestId", request_id.get()),
-        ("xrayTraceId", trace_id.get()),
-    ]
+    fields: dict[str, Any] = {
+        "timestamp": f"{moment}.{int(record.msecs):03}Z",
+        "level": record.levelname,
+        "message": record.msg if is_object else record.getMessage(),
+        "logger": record.name,
+        **_ids(),
+    }
     if record.exc_info and record.exc_info[1]:
         error = record.exc_info[1]
-        fields += [
-            ("errorType", type(error).__name__),
-            ("errorMessage", str(error)),
-            ("stackTrace", traceback.format_tb(error.__traceback__)),
-            ("location", f"{record.pathname}:{record.funcName}:{record.lineno}"),
-        ]
-    return fields + [(name, value) for name, value in vars(record).items() if name not in _STANDARD]
+        fields["errorType"] = type(error).__name__
+        fields["errorMessage"] = str(error)
+        fields["stackTrace"] = traceback.format_tb(error.__traceback__)
+        fields["location"] = f"{record.pathname}:{record.funcName}:{record.lineno}"
+    for name, value in vars(record).items():
+        if name not in _STANDARD and value is not None:
+            fields.setdefault(name, value)
+    return fields
+
+
+def _ids() -> dict[str, str]:
+    ids = {"requestId": request_id.get(), "xrayTraceId": trace_id.get()}
+    return {name: value for name, value in ids.items() if value}

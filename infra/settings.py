@@ -145,7 +145,7 @@ class RuntimeSettings(Struct, frozen=True, kw_only=True):
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "RuntimeSettings":
         """Read them; raises `SettingsError` where this is not Lambda."""
         read = _Reader(environ)
-        address = read.text("AWS_LAMBDA_RUNTIME_API")
+        address = read.value("AWS_LAMBDA_RUNTIME_API", None, _address)
         if address is None:
             msg = "The variable AWS_LAMBDA_RUNTIME_API is not set: Lambda, or `lambda-responses url`, runs this."
             raise SettingsError(msg)
@@ -155,13 +155,15 @@ class RuntimeSettings(Struct, frozen=True, kw_only=True):
             task_root=read.text("LAMBDA_TASK_ROOT"),
             function_name=read.text("AWS_LAMBDA_FUNCTION_NAME") or "",
             function_version=read.text("AWS_LAMBDA_FUNCTION_VERSION") or "",
-            memory_mb=int(read.number("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", 0, 0, 1e6, whole=True)),
+            memory_mb=int(
+                read.number("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", 0, 0, 1_000_000, whole=True)
+            ),
             log_group=read.text("AWS_LAMBDA_LOG_GROUP_NAME") or "",
             log_stream=read.text("AWS_LAMBDA_LOG_STREAM_NAME") or "",
             logs_json=read.text("AWS_LAMBDA_LOG_FORMAT") == "JSON",
             log_level=read.value("AWS_LAMBDA_LOG_LEVEL", None, _log_level),
             is_snap_start=read.text(_INITIALIZATION) == _SNAP_START,
-            concurrency=int(read.number("AWS_LAMBDA_MAX_CONCURRENCY", 1, 1, 1e4, whole=True)),
+            concurrency=int(read.number("AWS_LAMBDA_MAX_CONCURRENCY", 1, 1, 10_000, whole=True)),
         )
 
 
@@ -282,6 +284,13 @@ def _url(given: str) -> str:
     parts = _URL.fullmatch(given)
     if parts is None or int(parts["port"] or 0) > MAX_PORT:
         msg = "an http or https URL"
+        raise ValueError(msg)
+    return given
+
+
+def _address(given: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]+:[0-9]{1,5}", given):
+        msg = "host:port"
         raise ValueError(msg)
     return given
 

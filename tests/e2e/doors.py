@@ -176,7 +176,12 @@ def _lower(headers: Mapping[str, str]) -> dict[str, str]:
 
 _ID = re.compile(r"\b([a-z]{1,8})_([0-9a-f]{52})([0-9a-f]{4})?\b|\bcall_[0-9a-f]{24}(?![0-9a-f])")
 _TIME = re.compile(r'"(created_at|completed_at|created)":\d+')
-_OF_A_REQUEST = frozenset({"x-request-id", "date", "server", "content-length", "transfer-encoding"})
+_OF_A_REQUEST = frozenset(
+    {
+        *("x-request-id", "x-amzn-requestid", "date", "server"),
+        *("content-length", "transfer-encoding"),
+    }
+)
 
 
 def comparable(replies: list[Reply]) -> list[tuple[int, dict[str, str], str]]:

@@ -1,0 +1,6 @@
+"""A function whose init does not end."""
+
+import signal
+
+
+signal.pause()

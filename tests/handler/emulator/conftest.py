@@ -1,0 +1,15 @@
+"""Fixtures of the tests of the local function URL."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.handler.emulator.serving import Gate
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    made = Gate(tmp_path)
+    yield made
+    made.close()
