@@ -125,7 +125,11 @@ class Dispatcher:
             return await reply.settle(failure)
 
     def _reply(self, request: HTTPEvent, invocation: Invocation, line: Line) -> ReplyToEvent:
-        if not request.streams:
+        try:
+            streams = request.streams
+        except OSError as error:  # of the callable that was asked, and not of the Runtime API
+            raise RuntimeError("streams") from error
+        if not streams:
             return BufferedReply(self._api, invocation, request, line)
         return StreamedReply(self._api, invocation, line.another)
 

@@ -179,7 +179,11 @@ class Line:
         opening, self._opening, self._has_streamed = self._opening, None, True
         if opening is not None:
             with suppress(OSError):
-                connection = await opening
+                try:
+                    connection = await opening
+                except asyncio.CancelledError:
+                    opening.add_done_callback(_close)  # it may be open by now
+                    raise
                 if not connection.is_closed:  # the process may have been frozen for hours
                     return connection
         return await Connection.open(self._address)

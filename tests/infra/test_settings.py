@@ -1,6 +1,7 @@
 """Every setting: what it becomes, and the one sentence that a bad value gets."""
 
 import inspect
+import os
 import re
 from typing import Any
 
@@ -8,7 +9,13 @@ import pytest
 from msgspec.structs import replace
 
 from channel.agent import OPTION_NAMES
-from infra.settings import LOCAL_TABLE, Settings, SettingsError
+from infra.settings import (
+    LOCAL_TABLE,
+    RuntimeSettings,
+    Settings,
+    SettingsError,
+    publish_trace_id,
+)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +50,12 @@ from infra.settings import LOCAL_TABLE, Settings, SettingsError
         ("FIRST_EVENT_GRACE_S", "0.5", "first_event_grace_s", 0.5),
         ("RETENTION_DAYS", "365", "retention_days", 365),
         ("STRICT_READS", "true", "strict_reads", True),
+        ("FUNCTION_URL_MODE", "RESPONSE_STREAM", "url_streams", True),
+        ("FUNCTION_URL_MODE", "BUFFERED", "url_streams", False),
+        ("REST_API_MODE", "STREAM", "rest_api_streams", True),
+        ("REST_API_MODE", "BUFFERED", "rest_api_streams", False),
+        ("DEADLINE_MARGIN_S", "2.5", "deadline_margin_s", 2.5),
+        ("LOAD_BALANCER_TIMEOUT_S", "4000", "load_balancer_timeout_s", 4000.0),
         ("SHOW_TOOLS", "on", "show_tools", True),
         ("LOG_LEVEL", "debug", "log_level", "DEBUG"),
         ("LOG_LEVEL", "WARN", "log_level", "WARNING"),
@@ -52,6 +65,8 @@ from infra.settings import LOCAL_TABLE, Settings, SettingsError
         ("PORT", "0", "port", 0),
         ("POWERTOOLS_SERVICE_NAME", "support", "service", "support"),
         ("AWS_LAMBDA_FUNCTION_NAME", "f", "on_lambda", True),
+        ("AWS_LAMBDA_INITIALIZATION_TYPE", "snap-start", "is_snap_start", True),
+        ("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand", "is_snap_start", False),
         ("AWS_SAM_LOCAL", "true", "has_development_keys", True),
     ],
 )
@@ -112,6 +127,11 @@ def test_nothing_set_is_the_default() -> None:
         ("RETENTION_DAYS", "1.5", "a whole number from 1 to 36500"),
         ("RETENTION_DAYS", "0", "a whole number from 1 to 36500"),
         ("STRICT_READS", "maybe", "1 or 0 (or true, yes, on, false, no, off)"),
+        ("FUNCTION_URL_MODE", "STREAM", "RESPONSE_STREAM or BUFFERED"),
+        ("FUNCTION_URL_MODE", "buffered", "RESPONSE_STREAM or BUFFERED"),
+        ("REST_API_MODE", "RESPONSE_STREAM", "STREAM or BUFFERED"),
+        ("DEADLINE_MARGIN_S", "61", "a number from 0 to 60"),
+        ("LOAD_BALANCER_TIMEOUT_S", "0", "a number from 1 to 4000"),
         ("SHOW_TOOLS", "2", "1 or 0 (or true, yes, on, false, no, off)"),
         ("LOG_LEVEL", "loud", "one of DEBUG, INFO, WARNING, ERROR, CRITICAL"),
         ("LOG_SENSITIVE", "?", "1 or 0 (or true, yes, on, false, no, off)"),
@@ -173,10 +193,10 @@ def test_where_it_runs_decides_on_the_table_and_the_keys(
 
 def test_the_table_in_the_docstring_names_exactly_the_settings_that_are_read() -> None:
     source = inspect.getsource(Settings.from_env)
-    read = set(re.findall(r'"([A-Z_]{4,})"', source))
+    read = set(re.findall(r'read\.\w+\(\s*"([A-Z_]+)"', source))
 
     documented = re.findall(r"^    ([A-Z_]{4,})  ", Settings.__doc__ or "", re.MULTILINE)
-    assert {*documented, "AWS_DEFAULT_REGION"} == read - {"INFO"}
+    assert {*documented, "AWS_DEFAULT_REGION"} == read
 
 
 @pytest.mark.parametrize("given", ["http://[::", "http://a:b", "http://a:99999", "http://é", "a b"])
@@ -198,3 +218,103 @@ def test_an_endpoint_may_be_any_url(given: str) -> None:
 def test_a_region_is_a_name(name: str) -> None:
     with pytest.raises(SettingsError, match=f"The setting {name} is 'not a region'"):
         Settings.from_env({name: "not a region"})
+
+
+# --- what Lambda tells a runtime -----------------------------------------------------------------
+
+LAMBDA = {
+    "AWS_LAMBDA_RUNTIME_API": "127.0.0.1:9001",
+    "_HANDLER": "app.handler",
+    "LAMBDA_TASK_ROOT": "/var/task",
+    "AWS_LAMBDA_FUNCTION_NAME": "f",
+    "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
+    "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "512",
+    "AWS_LAMBDA_LOG_GROUP_NAME": "/aws/lambda/f",
+    "AWS_LAMBDA_LOG_STREAM_NAME": "2026/11/25/[$LATEST]abc",
+    "AWS_LAMBDA_LOG_FORMAT": "JSON",
+    "AWS_LAMBDA_LOG_LEVEL": "WARN",
+    "AWS_LAMBDA_INITIALIZATION_TYPE": "snap-start",
+    "AWS_LAMBDA_MAX_CONCURRENCY": "64",
+}
+
+
+def test_all_that_lambda_tells_a_runtime_is_read() -> None:
+    assert RuntimeSettings.from_env(LAMBDA) == RuntimeSettings(
+        api_address="127.0.0.1:9001",
+        handler="app.handler",
+        task_root="/var/task",
+        function_name="f",
+        function_version="$LATEST",
+        memory_mb=512,
+        log_group="/aws/lambda/f",
+        log_stream="2026/11/25/[$LATEST]abc",
+        logs_json=True,
+        log_level="WARNING",
+        is_snap_start=True,
+        concurrency=64,
+    )
+
+
+def test_a_runtime_needs_no_more_than_its_api() -> None:
+    settings = RuntimeSettings.from_env({"AWS_LAMBDA_RUNTIME_API": "localhost:80"})
+
+    assert settings == RuntimeSettings(
+        api_address="localhost:80", handler="handler.buffered.handler"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "field", "expected"),
+    [
+        ("AWS_LAMBDA_LOG_FORMAT", "Text", "logs_json", False),
+        ("AWS_LAMBDA_LOG_LEVEL", "TRACE", "log_level", "DEBUG"),
+        ("AWS_LAMBDA_LOG_LEVEL", "FATAL", "log_level", "CRITICAL"),
+        ("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand", "is_snap_start", False),
+        ("AWS_LAMBDA_INITIALIZATION_TYPE", "lambda-managed-instances", "is_snap_start", False),
+        ("AWS_LAMBDA_MAX_CONCURRENCY", "1", "concurrency", 1),
+        ("AWS_LAMBDA_MAX_CONCURRENCY", "", "concurrency", 1),
+    ],
+)
+def test_lambdas_words_are_read(name: str, given: str, field: str, expected: object) -> None:
+    assert getattr(RuntimeSettings.from_env({**LAMBDA, name: given}), field) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "accepted"),
+    [
+        ("AWS_LAMBDA_RUNTIME_API", "127.0.0.1", "host:port"),
+        ("AWS_LAMBDA_RUNTIME_API", "http://127.0.0.1:9001", "host:port"),
+        ("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:port", "host:port"),
+        ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "much", "a whole number from 0 to 1000000"),
+        ("AWS_LAMBDA_MAX_CONCURRENCY", "0", "a whole number from 1 to 10000"),
+        ("AWS_LAMBDA_LOG_LEVEL", "loud", "one of DEBUG, INFO, WARNING, ERROR, CRITICAL"),
+    ],
+)
+def test_what_lambda_never_says_is_one_sentence(name: str, given: str, accepted: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        RuntimeSettings.from_env({**LAMBDA, name: given})
+
+    assert str(raised.value) == f"The setting {name} is {given!r}, but it must be {accepted}."
+
+
+@pytest.mark.parametrize("environ", [{}, {"AWS_LAMBDA_RUNTIME_API": " "}])
+def test_outside_of_lambda_there_is_no_runtime(environ: dict[str, str]) -> None:
+    with pytest.raises(SettingsError) as raised:
+        RuntimeSettings.from_env(environ)
+
+    assert str(raised.value) == (
+        "The variable AWS_LAMBDA_RUNTIME_API is not set: Lambda, or `lambda-responses url`, runs this."
+    )
+
+
+def test_a_trace_is_published_to_the_process_and_taken_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("_X_AMZN_TRACE_ID", "Root=1-old")
+    seen = []
+
+    for given in ("Root=1-a;Sampled=1", None, None):
+        publish_trace_id(given)
+        seen.append(os.getenv("_X_AMZN_TRACE_ID"))
+
+    assert seen == ["Root=1-a;Sampled=1", None, None]
