@@ -177,7 +177,7 @@ async def _within(
     task = asyncio.create_task(run)
     task.add_done_callback(_notice)
     try:
-        await asyncio.wait({task}, timeout=left.app_s if left else None)
+        await _ended(task, left.app_s if left else None)
         is_late = not task.done()
         if left is not None and is_late:
             task.cancel()
@@ -187,6 +187,24 @@ async def _within(
         await asyncio.wait({task}, timeout=_STOP_S)
         raise
     return task, is_late
+
+
+async def _ended(task: asyncio.Task[Any], timeout_s: float | None) -> None:
+    """Wait as `asyncio.wait` does, which can do more and takes twice as long: of every invocation."""
+    loop = asyncio.get_running_loop()
+    is_over = loop.create_future()
+
+    def end(_task: asyncio.Task[Any] | None = None) -> None:
+        if not is_over.done():
+            is_over.set_result(None)
+
+    task.add_done_callback(end)
+    timer = loop.call_later(timeout_s, end) if timeout_s is not None else None
+    try:
+        await is_over
+    finally:
+        if timer is not None:
+            timer.cancel()
 
 
 async def _called(function: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The one agent that both sides serve: 200 deltas of five characters, without any waiting of its own."""
+"""The agents that both sides serve: 200 deltas of five characters, much text, or a long wait."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,6 +7,8 @@ from channel.agent import Turn
 
 
 DELTAS = [f"{i:04d} " for i in range(200)]
+KILOBYTES = 4096  # of much text
+IDLE_S = 5
 
 
 async def burst() -> AsyncIterator[str]:
@@ -22,7 +24,20 @@ async def yielding() -> AsyncIterator[str]:
         yield delta
 
 
-SOURCES = {"burst": burst, "yielding": yielding}
+async def large() -> AsyncIterator[str]:
+    """Say much, a kilobyte at a time."""
+    for i in range(KILOBYTES):
+        await asyncio.sleep(0)
+        yield f"{i:08d}" * 128
+
+
+async def waiting() -> AsyncIterator[str]:
+    """Begin, and have nothing to say for a while."""
+    yield "…"
+    await asyncio.sleep(IDLE_S)
+
+
+SOURCES = {"burst": burst, "yielding": yielding, "large": large, "waiting": waiting}
 
 
 def echo(turn: Turn) -> AsyncIterator[str]:

@@ -30,6 +30,6 @@ class Row:
         bar = "" if self.bar is None else f"{'>=' if self.more_is_better else '<='} {self.bar:.2f}"
         verdict = "" if self.bar is None else "met" if self.is_met else "MISSED"
         return (
-            f"{self.what:<46} {self.ours:>12,.1f} {self.floor:>12,.1f} {self.unit:<5}"
+            f"{self.what:<52} {self.ours:>12,.1f} {self.floor:>12,.1f} {self.unit:<5}"
             f" {self.ratio:>6.2f}  {bar:<8} {verdict}"
         )
