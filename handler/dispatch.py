@@ -6,6 +6,7 @@ An app is given the time that its door has, less a margin in which it should end
 
 import asyncio
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
@@ -41,6 +42,8 @@ from infra.settings import RuntimeSettings
 _LOG: Final = logging.getLogger(__name__)
 _STOP_S: Final = 1.5
 """Seconds that an app has to end where the process is to, of the two between SIGTERM and SIGKILL."""
+_SETTLING_S: Final = 900.0
+"""Seconds that Lambda may take to read a reply and to answer it; no invocation takes longer."""
 _LAST_WORDS_S: Final = 0.25
 """Seconds that the end of a late reply may take to be written."""
 _encode = msgspec.json.Encoder().encode
@@ -94,14 +97,14 @@ class Dispatcher:
         if request is None:
             answer = await self._work(event, context)
             return await line.ask(self._api.response(invocation, answer))
-        reply = self._reply(request, invocation, line)
+        reply = await self._reply(request, invocation, line)
         try:
-            return await self._serve(request, reply, invocation)
+            return await self._serve(request, reply, invocation, line)
         finally:
             reply.drop()
 
     async def _serve(
-        self, request: HTTPEvent, reply: ReplyToEvent, invocation: Invocation
+        self, request: HTTPEvent, reply: ReplyToEvent, invocation: Invocation, line: Line
     ) -> Reply:
         try:
             scope, body = request.scope, request.body
@@ -118,20 +121,16 @@ class Dispatcher:
             failure = await _explained(task, reply, invocation, is_late=is_late)
         elif task.done() and (late := _error_of(task)):
             log_fault(_LOG, "the app failed after its reply", late)
-        if not is_late:
-            return await reply.settle(failure)
-        # The client of a late reply may not read, and then what ends it is not taken either.
-        async with asyncio.timeout(_LAST_WORDS_S):
-            return await reply.settle(failure)
+        return await _settled(reply, failure, line, _LAST_WORDS_S if is_late else _SETTLING_S)
 
-    def _reply(self, request: HTTPEvent, invocation: Invocation, line: Line) -> ReplyToEvent:
+    async def _reply(self, request: HTTPEvent, invocation: Invocation, line: Line) -> ReplyToEvent:
         try:
             streams = request.streams
         except OSError as error:  # of the callable that was asked, and not of the Runtime API
             raise RuntimeError("streams") from error
         if not streams:
             return BufferedReply(self._api, invocation, request, line)
-        return StreamedReply(self._api, invocation, line.another)
+        return StreamedReply(self._api, invocation, await line.another())
 
     async def _work(self, event: Any, context: LambdaContext) -> bytes:
         if self._worker is None:
@@ -174,10 +173,11 @@ async def _within(
 
     One that does not end when it is cancelled is left to itself.
     """
-    task = asyncio.create_task(run)
+    task = _begun(run)
     task.add_done_callback(_notice)
     try:
-        await _ended(task, left.app_s if left else None)
+        if not task.done():
+            await _ended(task, left.app_s if left else None)
         is_late = not task.done()
         if left is not None and is_late:
             task.cancel()
@@ -187,6 +187,13 @@ async def _within(
         await asyncio.wait({task}, timeout=_STOP_S)
         raise
     return task, is_late
+
+
+def _begun(run: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    """Return a task that runs at once, where Python can do that: many an app never waits."""
+    if sys.version_info >= (3, 12):
+        return asyncio.Task(run, loop=asyncio.get_running_loop(), eager_start=True)
+    return asyncio.create_task(run)
 
 
 async def _ended(task: asyncio.Task[Any], timeout_s: float | None) -> None:
@@ -205,6 +212,22 @@ async def _ended(task: asyncio.Task[Any], timeout_s: float | None) -> None:
     finally:
         if timer is not None:
             timer.cancel()
+
+
+async def _settled(
+    reply: ReplyToEvent, failure: Failure | None, line: Line, limit_s: float
+) -> Reply:
+    """End the reply, but not for ever: who does not read it, takes no end of it either."""
+
+    def cut() -> None:
+        reply.drop()
+        line.drop()
+
+    timer = asyncio.get_running_loop().call_later(limit_s, cut)
+    try:
+        return await reply.settle(failure)
+    finally:
+        timer.cancel()
 
 
 async def _called(function: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:

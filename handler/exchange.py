@@ -5,7 +5,6 @@ what became of it.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 import msgspec
@@ -28,8 +27,6 @@ from handler.runtime_client import Connection, Line
 STREAM_ERROR: Final = "Runtime.StreamError"
 _ERROR_CODE: Final = b"x-error-code"  # of a turn that failed, as the channel's trailers tell it
 _encode = msgspec.json.Encoder().encode
-
-Connect = Callable[[], Awaitable[Connection]]
 
 
 class AppProtocolError(RuntimeError):
@@ -95,22 +92,16 @@ class StreamedReply:
     The app waits in `send` while Lambda takes no more.
     """
 
-    def __init__(self, api: RuntimeApi, invocation: Invocation, connect: Connect) -> None:
-        """Take what the reply answers; nothing is written yet."""
+    def __init__(self, api: RuntimeApi, invocation: Invocation, connection: Connection) -> None:
+        """Take what the reply answers, and its connection; nothing is written yet."""
         self._api = api
         self._invocation = invocation
-        self._connect = connect
+        self._connection = connection
         self._start: Message | None = None
-        self._connection: Connection | None = None
-        self._connecting = asyncio.Lock()
         self._is_body_whole = False
+        self.has_begun = False
         self.is_whole = False
         self.is_over = asyncio.Event()
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether the status is out of our hands."""
-        return self._connection is not None
 
     async def send(self, message: Message) -> None:
         """Take an ASGI message.
@@ -118,7 +109,7 @@ class StreamedReply:
         Raises `OSError` where Lambda takes no more, and `ReplyHeadError` before anything is written.
         """
         kind = message["type"]
-        if self._connection is not None and self._connection.is_answered:
+        if self._connection.is_answered:
             raise ConnectionResetError
         if kind == "http.response.start" and self._start is None:
             self._start = message
@@ -135,7 +126,7 @@ class StreamedReply:
 
     async def settle(self, failure: Failure | None) -> Reply:
         """End the reply where the app did not; return what the Runtime API made of it."""
-        if self._connection is None:
+        if not self.has_begun:
             raise ConnectionResetError
         if not (self.is_whole or self._connection.is_answered):
             await self._end(failure)
@@ -145,32 +136,34 @@ class StreamedReply:
         """Close the connection: where the reply was not ended, that is how Lambda learns of it."""
         self._is_body_whole = True
         self.is_over.set()
-        if self._connection is not None:  # soon: the next invocation is asked for first
-            asyncio.get_running_loop().call_soon(self._connection.close)
+        # Soon: the next invocation is asked for first.
+        asyncio.get_running_loop().call_soon(self._connection.close)
 
     async def _write(self, message: Message, start: Message) -> None:
         data, has_more = message.get("body", b""), message.get("more_body", False)
         self._is_body_whole = not has_more
-        connection = self._connection or await self._begin(start, is_empty=not (data or has_more))
-        if not has_more and not start.get("trailers"):
-            await self._end(None, chunk(data))
-        elif data:
-            await connection.write(chunk(data))
-
-    async def _begin(self, start: Message, *, is_empty: bool) -> Connection:
-        head = prelude(start["status"], start.get("headers", ()), is_empty=is_empty)
-        async with self._connecting:  # an app may send from several tasks
-            if self._connection is not None:
-                return self._connection
-            connection = self._connection = await self._connect()
-            # Whatever ends the connection ends the reply, also while the app is silent.
+        ends = not has_more and not start.get("trailers")
+        rest = chunk(data) + (END if ends else b"")
+        if not self.has_begun:
+            head = prelude(
+                start["status"], start.get("headers", ()), is_empty=not (data or has_more)
+            )
             begin = self._api.streamed_response(self._invocation) + chunk(head)
-            await connection.begin(begin, self.is_over.set)
-        return connection
+            # What there is no more of goes out at once; else the head is not kept waiting.
+            begin, rest = (begin + rest, b"") if ends else (begin, rest)
+            self.has_begun = True
+            # Whatever ends the connection ends the reply, also while the app is silent.
+            await self._connection.begin(begin, self.is_over.set)
+        if rest:
+            await self._connection.write(rest)
+        if ends:
+            self._finish()
 
-    async def _end(self, failure: Failure | None, last: bytes = b"") -> None:
-        if self._connection is not None:
-            await self._connection.write(last + (END if failure is None else failed_end(failure)))
+    async def _end(self, failure: Failure | None) -> None:
+        await self._connection.write(END if failure is None else failed_end(failure))
+        self._finish()
+
+    def _finish(self) -> None:
         self.is_whole = True
         self.is_over.set()
 

@@ -1,15 +1,20 @@
 """The ASGI lifespan of one app: run once and held open in a task of its own."""
 
 import asyncio
-from typing import Any
+import logging
+from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+_LOG: Final = logging.getLogger(__name__)
 
 
 class Lifespan:
     """Starts an app and stops it again, on the running event loop.
 
-    What the start-up put into the state is given to every request of `app`, as ASGI servers do.
+    An app without a lifespan is one that ends, or raises, before it has asked what to do. What the
+    start-up put into the state is given to every request of `app`, as ASGI servers do.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -46,6 +51,9 @@ class Lifespan:
         if answer.done() and answer.result()["type"] == f"{what}.complete":
             return
         answer.cancel()
+        if not self._to_app.empty():
+            _LOG.info("the app has no lifespan", extra={"error": repr(type(running.exception()))})
+            return
         await running  # raises the cause
         msg = f"The app ended without {what}.complete."
         raise RuntimeError(msg)

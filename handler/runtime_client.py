@@ -3,47 +3,63 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from socket import IPPROTO_TCP, SOCK_STREAM, TCP_NODELAY, socket
+from errno import EISCONN
+from socket import IPPROTO_TCP, MSG_PEEK, SOCK_STREAM, TCP_NODELAY, socket
 from typing import Any, Final
 
 from handler.runtime_api import Reply, ReplyReader, RuntimeApiError
 
 
 _LOST: Final = "The connection to the Runtime API was closed"
+_YIELD_BYTES: Final = 256 * 1024
 _READ_BYTES: Final = 64 * 1024  # more are taken from the system anew each time, which is slow
 
 
 class Connection:
-    """Writes requests and reads their replies, one at a time; made by `Connection.open`."""
+    """Writes requests and reads their replies, one at a time, once it is `open`."""
 
-    def __init__(self, sock: socket) -> None:
-        """Take a connected socket."""
-        self._socket = sock
-        self._number = sock.fileno()
+    def __init__(self, address: str) -> None:
+        """Begin to connect to `host:port`; raises `OSError`."""
+        host, _, port = address.rpartition(":")
+        self._where = host, int(port)
+        self._socket = socket(type=SOCK_STREAM)
+        self._socket.setblocking(False)
+        self._socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+        try:
+            self._socket.connect_ex(self._where)
+        except OSError:
+            self._socket.close()
+            raise
+        self._number = self._socket.fileno()
         self._loop = asyncio.get_running_loop()
         self._reader = ReplyReader()
         self._reply: asyncio.Future[Reply] | None = None
         self._rest: asyncio.Task[None] | None = None  # of what is being written
+        self._unyielded = 0
         self.is_closed = False
-        # Once for all replies: to listen anew for each would take longer than it takes to read it.
-        self._loop.add_reader(self._number, self._read)
 
-    @classmethod
-    async def open(cls, address: str) -> "Connection":
-        """Connect to `host:port`; raises `OSError`."""
-        host, _, port = address.rpartition(":")
-        where = host, int(port)
-        sock = socket(type=SOCK_STREAM)
+    async def open(self) -> "Connection":
+        """Connect; raises `OSError`."""
         try:
-            sock.setblocking(False)
-            sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
-            # On one machine that is all: asked a second time, the system says that it is done.
-            if sock.connect_ex(where) and sock.connect_ex(where):
-                await asyncio.get_running_loop().sock_connect(sock, where)
+            # On one machine that is done by now, and the system says so when it is asked again.
+            if self._socket.connect_ex(self._where) not in (0, EISCONN):
+                await self._loop.sock_connect(self._socket, self._where)
+            # Once for all replies: to listen anew for each would take longer than it takes to read it.
+            self._loop.add_reader(self._number, self._read)
         except BaseException:
-            sock.close()
+            self.close()
             raise
-        return cls(sock)
+        return self
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the other side has ended it, of which a process that was frozen knows nothing yet."""
+        try:
+            return not self._socket.recv(1, MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     @property
     def is_answered(self) -> bool:
@@ -75,9 +91,15 @@ class Connection:
         await self._written()
         if self._reply is None or self._reply.done():
             raise ConnectionResetError(_LOST)
+        self._unyielded += len(data)
         with suppress(BlockingIOError):
             data = data[self._socket.send(data) :]
+        if self._unyielded > _YIELD_BYTES and not data:
+            # Whoever reads as fast as this is written must not keep everybody else waiting.
+            await asyncio.sleep(0)
+            self._unyielded = 0
         if data:
+            self._unyielded = 0
             self._rest = self._loop.create_task(self._loop.sock_sendall(self._socket, data))
             self._rest.add_done_callback(_notice)
             await self._written()
@@ -141,57 +163,48 @@ def _notice(done: asyncio.Future[Any]) -> None:
         done.exception()  # it may never be awaited, which is no fault
 
 
-def _close(opened: asyncio.Task[Connection]) -> None:
-    if not opened.cancelled() and opened.exception() is None:
-        opened.result().close()
-
-
 class Line:
     """A poller's connections: one is kept from request to request, and made again where it was lost.
 
-    A reply that streams has one of its own, opened while nobody waits for it.
+    A reply that streams has one of its own, which is ended with it.
     """
 
     def __init__(self, address: str) -> None:
         """Connect at the first request."""
         self._address = address
         self._connection: Connection | None = None
-        self._has_streamed = False
-        self._opening: asyncio.Task[Connection] | None = None
+        self._spare: Connection | None = None
+        self._wants_spare = False
 
     async def ask(self, request: bytes) -> Reply:
         """Write a request and read its reply; raises `OSError` and `RuntimeApiError`."""
         if self._connection is None or self._connection.is_closed:
-            self._connection = await Connection.open(self._address)
+            self._connection = await Connection(self._address).open()
         reply = await self._connection.ask(request)
         if reply.is_last:
             self._connection.close()
         return reply
 
-    def open_ahead(self) -> None:
-        """Open another connection soon, where one was wanted before."""
-        if self._has_streamed and self._opening is None:
-            self._opening = asyncio.create_task(Connection.open(self._address))
-            self._opening.add_done_callback(_notice)
-
     async def another(self) -> Connection:
         """Return another connection, which is the caller's to close; raises `OSError`."""
-        opening, self._opening, self._has_streamed = self._opening, None, True
-        if opening is not None:
+        self._wants_spare = True
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            if not spare.is_stale:
+                return await spare.open()
+            spare.close()
+        return await Connection(self._address).open()
+
+    def prepare(self) -> None:
+        """Begin to connect already, while nobody waits for it, where another was wanted before."""
+        if self._wants_spare and self._spare is None:
             with suppress(OSError):
-                try:
-                    connection = await opening
-                except asyncio.CancelledError:
-                    opening.add_done_callback(_close)  # it may be open by now
-                    raise
-                if not connection.is_closed:  # the process may have been frozen for hours
-                    return connection
-        return await Connection.open(self._address)
+                self._spare = Connection(self._address)
 
     def drop(self) -> None:
         """Close the connections; the next request makes another."""
-        if self._connection is not None:
-            self._connection.close()
-        if self._opening is not None:
-            self._opening.add_done_callback(_close)
-            self._opening = None
+        self._wants_spare = False
+        for connection in (self._connection, self._spare):
+            if connection is not None:
+                connection.close()
+        self._connection = self._spare = None

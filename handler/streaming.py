@@ -67,9 +67,10 @@ class StreamingLoop:
 
     async def _poll(self) -> NoReturn:
         line = Line(self._settings.api_address)
+        loop = asyncio.get_running_loop()
         try:
             while True:
-                line.open_ahead()
+                loop.call_soon(line.prepare)  # once the next invocation is asked for
                 invocation = Invocation.from_reply(await self._next(line))
                 self._publish(invocation)
                 try:

@@ -160,7 +160,7 @@ class RuntimeSettings(Struct, frozen=True, kw_only=True):
             ),
             log_group=read.text("AWS_LAMBDA_LOG_GROUP_NAME") or "",
             log_stream=read.text("AWS_LAMBDA_LOG_STREAM_NAME") or "",
-            logs_json=read.text("AWS_LAMBDA_LOG_FORMAT") == "JSON",
+            logs_json=(read.text("AWS_LAMBDA_LOG_FORMAT") or "").upper() == "JSON",
             log_level=read.value("AWS_LAMBDA_LOG_LEVEL", None, _log_level),
             is_snap_start=read.text(_INITIALIZATION) == _SNAP_START,
             concurrency=int(read.number("AWS_LAMBDA_MAX_CONCURRENCY", 1, 1, 10_000, whole=True)),

@@ -1,8 +1,26 @@
 """Fixtures of all tests."""
 
+import logging
+from collections.abc import Iterator
+
 import pytest
+
+from channel.faults import SENSITIVE
+from infra.logs import LOGGERS
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def _loggers_as_before() -> Iterator[None]:
+    """Undo what a test, or what it starts, makes of the project's loggers."""
+    loggers = [*map(logging.getLogger, LOGGERS), SENSITIVE]
+    before = [(each, each.level, each.handlers, each.propagate) for each in loggers]
+    yield
+    for each, level, handlers, propagate in before:
+        each.setLevel(level)
+        each.handlers = handlers
+        each.propagate = propagate

@@ -13,7 +13,7 @@ class Observer(Protocol):
     """Called once where nobody reads any more."""
 
     @property
-    def ready(self) -> Sequence[bytes]:
+    def ready(self) -> Sequence[object]:
         """What is to be flushed."""
         ...
 

@@ -1,14 +1,23 @@
 """The SSE observer: stream events as bytes, written together when they are ready together."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Final
 
 import msgspec
 from starlette.types import Message, Send
 
-from channel.responses.protocol.events import OutputTextDelta, ResponseFailed, StreamEvent
+from channel.responses.protocol.events import (
+    ContentPartDone,
+    OutputItemDone,
+    OutputTextDelta,
+    OutputTextDone,
+    ResponseCompleted,
+    ResponseFailed,
+    ResponseIncomplete,
+    StreamEvent,
+)
 
 
 MAX_BATCH_BYTES: Final = 16 * 1024
@@ -19,6 +28,16 @@ _HEADERS: Final = [
     (b"x-accel-buffering", b"no"),
 ]
 _DONE: Final = b"data: [DONE]\n\n"
+_WHOLE: Final = frozenset(
+    {
+        *(OutputTextDone, ContentPartDone, OutputItemDone),
+        *(ResponseCompleted, ResponseIncomplete, ResponseFailed),
+    }
+)
+"""Events that each hold a text as a whole: they are encoded one by one, as they are written."""
+_PIECE_BYTES: Final = 64 * 1024
+"""One event larger than this is several writes: there is no other copy of a large text then."""
+_WHOLE_BYTES: Final = 512  # as it is reckoned until then
 _encode = msgspec.json.Encoder().encode
 
 
@@ -43,7 +62,7 @@ class SSEWriter:
         self._has_trailers = has_trailers
         self._loop = asyncio.get_running_loop()
         self._lock = asyncio.Lock()
-        self.ready: list[bytes] = []  # what is to be flushed
+        self.ready: list[bytes | StreamEvent] = []  # what is to be flushed
         self._size = 0
         self._has_head = False
         self._has_delta = False
@@ -59,16 +78,22 @@ class SSEWriter:
         """Add events to what is ready; return whether it should be flushed now."""
         is_due, size = False, 0
         for event in events:
-            if type(event) is OutputTextDelta:
+            kind = type(event)
+            if kind is OutputTextDelta:
                 # `frame` with its constant part written out: nearly all events are text deltas.
                 data = b"event: response.output_text.delta\ndata: %b\n\n" % _encode(event)
+                size = len(data)
+                self.ready.append(data)
                 if not self._has_delta:
                     self._has_delta = is_due = True
+            elif kind in _WHOLE:
+                size = _WHOLE_BYTES
+                self.ready.append(event)
             else:
                 data = frame(event)
-            size = len(data)
+                size = len(data)
+                self.ready.append(data)
             self._size += size
-            self.ready.append(data)
             self._taken = event
         # Due before it overflows: one event more like the last would take another write.
         return is_due or self._size + size > MAX_BATCH_BYTES
@@ -117,12 +142,20 @@ class SSEWriter:
         if self.on_gone is not None:
             self.on_gone()
 
-    def _batches(self) -> Sequence[bytes]:
+    def _batches(self) -> Iterator[bytes]:
         """Take what is ready, as few writes of whole events."""
-        ready, size = self.ready, self._size
-        self.ready, self._size = [], 0
+        ready, self.ready, self._size = self.ready, [], 0
         self._told = self._taken
-        return (b"".join(ready),) if size <= MAX_BATCH_BYTES else _split(ready)
+        batch: list[bytes] = []
+        size = 0
+        for each in ready:
+            for data in (each,) if isinstance(each, bytes) else _pieces(each):
+                if batch and size + len(data) > MAX_BATCH_BYTES:
+                    yield b"".join(batch)
+                    batch, size = [], 0
+                batch.append(data)
+                size += len(data)
+        yield b"".join(batch)
 
     def _trailers(self) -> list[tuple[bytes, bytes]]:
         last = self._taken
@@ -155,19 +188,16 @@ class SSEWriter:
             await self.flush()
 
 
+def _pieces(event: StreamEvent) -> Iterator[bytes]:
+    """Yield `frame(event)`, whole or in pieces; the last line and the blank one are in one of them."""
+    data = _encode(event)
+    head = b"event: %b\ndata: " % event.type.encode()
+    last = max(0, (len(data) - 1) // _PIECE_BYTES) * _PIECE_BYTES
+    for begin in range(0, last, _PIECE_BYTES):
+        yield head + data[begin : begin + _PIECE_BYTES]
+        head = b""
+    yield b"%b%b\n\n" % (head, data[last:])
+
+
 async def _send_nowhere(_message: Message) -> None:
     """Stand in for the `send` of a client that is gone."""
-
-
-def _split(frames: Iterable[bytes]) -> list[bytes]:
-    batches: list[bytes] = []
-    batch: list[bytes] = []
-    size = 0
-    for data in frames:
-        if batch and size + len(data) > MAX_BATCH_BYTES:
-            batches.append(b"".join(batch))
-            batch, size = [], 0
-        batch.append(data)
-        size += len(data)
-    batches.append(b"".join(batch))
-    return batches

@@ -37,6 +37,7 @@ class Callable:
 
 
 async def fails(scope, receive, send):
+    await receive()
     raise LookupError("no table")
 
 

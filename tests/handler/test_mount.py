@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from handler.mount import LambdaHandler
 from tests.handler.events import DOORS, Context, function_url
@@ -99,8 +99,28 @@ def test_a_failed_startup_stops_the_init_with_its_cause() -> None:
         LambdaHandler(Starlette(lifespan=lifespan))
 
 
-def test_an_app_that_ends_before_it_started_is_an_error() -> None:
-    async def app(*_: Any) -> None: ...
+async def ignores(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "http":
+        await JSONResponse("served")(scope, receive, send)
+
+
+async def refuses(scope: Scope, receive: Receive, send: Send) -> None:
+    assert scope["type"] == "http"
+    await JSONResponse("served")(scope, receive, send)
+
+
+@pytest.mark.parametrize("app", [ignores, refuses])
+def test_an_app_without_a_lifespan_is_served_all_the_same(app: ASGIApp) -> None:
+    with mounted(app) as handler:
+        answer = handler(function_url("GET", "/"), Context())
+
+    assert answer["body"] == '"served"'
+
+
+def test_an_app_that_says_that_it_cannot_start_is_an_error() -> None:
+    async def app(_scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.failed"})
 
     with pytest.raises(RuntimeError, match=r"ended without lifespan\.startup\.complete"):
         LambdaHandler(app)

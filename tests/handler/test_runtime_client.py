@@ -103,7 +103,7 @@ async def test_a_writer_waits_while_nothing_is_read_and_goes_on_after() -> None:
         writer.write(OK)
 
     async with server(slow) as address:
-        connection = await Connection.open(address)
+        connection = await Connection(address).open()
         await connection.begin(b"begin", nothing)
         writing = asyncio.create_task(write_until_it_waits(connection, may_read))
         written = await writing
@@ -126,7 +126,7 @@ async def test_a_write_that_is_cancelled_half_way_leaves_no_half_of_it() -> None
         writer.write(OK)
 
     async with server(slow) as address:
-        connection = await Connection.open(address)
+        connection = await Connection(address).open()
         await connection.begin(b"begin", nothing)
         writing = asyncio.create_task(connection.write(MUCH * 5))
         await asyncio.sleep(0)
@@ -154,7 +154,7 @@ async def test_writes_that_wait_together_do_not_mix() -> None:
 
     pieces = [letter * 2_000_000 for letter in (b"a", b"b", b"c")]
     async with server(slow) as address:
-        connection = await Connection.open(address)
+        connection = await Connection(address).open()
         await connection.begin(b"", nothing)
         writing = [asyncio.create_task(connection.write(piece)) for piece in pieces]
         await asyncio.sleep(0)
@@ -191,7 +191,7 @@ async def test_a_reply_before_the_end_of_the_request_ends_the_writers_wait() -> 
         await may_close.wait()
 
     async with server(refusing) as address:
-        connection = await Connection.open(address)
+        connection = await Connection(address).open()
         await connection.begin(b"begin", answered.set)
         with pytest.raises(ConnectionResetError):
             await write_for_ever(connection)
@@ -215,7 +215,7 @@ async def test_a_connection_that_is_cut_calls_back_while_nothing_is_written() ->
 
     async with server(cutting) as address:
         answered = asyncio.Event()
-        connection = await Connection.open(address)
+        connection = await Connection(address).open()
         await connection.begin(b"begin", answered.set)
         await answered.wait()
         with pytest.raises(ConnectionResetError):
@@ -236,7 +236,7 @@ async def test_a_cut_ends_a_write_that_waits() -> None:
         reset(writer)
 
     async with server(cutting) as address:
-        connection = await Connection.open(address)
+        connection = await Connection(address).open()
         await connection.begin(b"begin", nothing)
         await begun.wait()
         writing = asyncio.create_task(write_for_ever(connection))
@@ -255,7 +255,7 @@ async def test_closing_ends_a_write_that_waits() -> None:
         await asyncio.Event().wait()
 
     async with server(deaf) as address:
-        connection = await Connection.open(address)
+        connection = await Connection(address).open()
         await connection.begin(b"begin", nothing)
         await begun.wait()
         writing = asyncio.create_task(write_for_ever(connection))
@@ -269,7 +269,7 @@ async def test_closing_ends_a_write_that_waits() -> None:
 
 async def test_what_was_not_begun_is_neither_written_nor_answered() -> None:
     async with server(answering) as address:
-        connection = await Connection.open(address)
+        connection = await Connection(address).open()
         with pytest.raises(ConnectionResetError):
             await connection.write(ASK)
         with pytest.raises(ConnectionResetError):
@@ -285,7 +285,7 @@ async def test_a_peer_that_speaks_no_http_is_an_error_and_its_connection_is_not_
         writer.write(b"220 mail.example.com ESMTP\r\n\r\n")
 
     async with server(gibberish) as address:
-        connection = await Connection.open(address)
+        connection = await Connection(address).open()
         with pytest.raises(RuntimeApiError, match="does not speak HTTP"):
             await connection.ask(ASK)
 
@@ -319,12 +319,12 @@ async def test_closing_one_connection_takes_nothing_from_the_next_that_gets_its_
         writer.write(OK)
 
     async with server(patient) as address:
-        first = await Connection.open(address)
+        first = await Connection(address).open()
         await first.begin(b"begin", nothing)
         await asyncio.sleep(0)  # it waits for its reply now
         number = first._socket.fileno()
         first.close()
-        second = await Connection.open(address)
+        second = await Connection(address).open()
         assert second._socket.fileno() == number
         asking = asyncio.create_task(second.ask(b"begin"))
         await asyncio.sleep(0)
@@ -356,16 +356,16 @@ class Door:
         self.left.put_nowait(None)
 
 
-async def test_a_connection_is_opened_ahead_where_one_was_wanted_before() -> None:
+async def test_a_spare_connection_is_prepared_once_where_another_was_wanted_before() -> None:
     door = Door()
     async with server(door.serve) as address:
         line = Line(address)
-        line.open_ahead()
+        line.prepare()
         first = await line.another()
         await door.entered.get()
         first.close()
-        line.open_ahead()
-        line.open_ahead()
+        line.prepare()
+        line.prepare()
         await door.entered.get()
         second = await line.another()
         second.close()
@@ -375,71 +375,57 @@ async def test_a_connection_is_opened_ahead_where_one_was_wanted_before() -> Non
     assert door.entered.empty()
 
 
-async def test_a_connection_that_was_closed_meanwhile_is_made_again() -> None:
+async def test_a_spare_connection_that_was_closed_meanwhile_is_made_again() -> None:
     door = Door()
     async with server(door.serve) as address:
         line = Line(address)
         (await line.another()).close()
-        line.open_ahead()
+        line.prepare()
         for _ in range(2):
             await door.entered.get()
         door.may_close.set()
         for _ in range(2):
             await door.left.get()
         door.may_close.clear()
-        assert line._opening is not None
-        with pytest.raises(ConnectionResetError):
-            await (await line._opening).ask(ASK)
+        spare = line._spare
+        assert spare is not None
+        while not spare.is_stale:  # noqa: ASYNC110 - the system tells nobody
+            await asyncio.sleep(0)
         connection = await line.another()
         await door.entered.get()
 
+    assert connection is not spare
+    assert spare.is_closed
     connection.close()
 
 
-async def test_a_connection_that_could_not_be_opened_ahead_is_tried_again() -> None:
+async def test_a_spare_connection_to_nobody_is_an_os_error_where_it_is_wanted() -> None:
     door = Door()
     async with server(door.serve) as address:
         line = Line(address)
         (await line.another()).close()
-    line.open_ahead()
+    line.prepare()
 
     with pytest.raises(OSError):  # noqa: PT011 - which one depends on the system
         await line.another()
 
 
-@pytest.mark.parametrize("is_open", [True, False])
-async def test_dropping_a_line_closes_what_was_opened_ahead(is_open: bool) -> None:
+async def test_dropping_a_line_closes_its_spare_connection_and_makes_no_more() -> None:
     door = Door()
     async with server(door.serve) as address:
         line = Line(address)
         (await line.another()).close()
-        await door.entered.get()
-        await door.left.get()
-        line.open_ahead()
-        if is_open:
+        line.prepare()
+        for _ in range(2):
             await door.entered.get()
         line.drop()
-        await door.left.get()
-
-
-@pytest.mark.parametrize("is_open", [True, False])
-async def test_who_is_cancelled_while_a_connection_is_opened_leaves_none_open(
-    is_open: bool,
-) -> None:
-    door = Door()
-    async with server(door.serve) as address:
-        line = Line(address)
-        (await line.another()).close()
-        wanting = asyncio.create_task(line.another())
-        if not is_open:
-            asyncio.get_running_loop().call_soon(wanting.cancel)
-        line.open_ahead()
-        assert line._opening is not None
-        opening = line._opening
-        opening.add_done_callback(lambda _: wanting.cancel())
-        await asyncio.wait({opening, wanting})
-        for _ in range(1 + is_open):
+        line.prepare()
+        for _ in range(2):
             await door.left.get()
 
-    assert wanting.cancelled()
-    assert opening.cancelled() is not is_open
+    assert door.entered.empty()
+
+
+async def test_an_address_that_is_none_is_an_os_error() -> None:
+    with pytest.raises(OSError):  # noqa: PT011 - as above
+        await Line("no such host:80").ask(ASK)

@@ -2,14 +2,13 @@
 
 import json
 import logging
-from collections.abc import Iterator
 
 import pytest
 
-from channel.faults import SENSITIVE, log_fault
+from channel.faults import log_fault
 from channel.http import request_id
 from channel.ports import TurnFacts
-from infra.logs import LOGGERS, log_readably, log_to
+from infra.logs import log_readably, log_to
 from infra.settings import Settings
 from infra.telemetry import PowertoolsTelemetry, log_as_json
 
@@ -22,17 +21,6 @@ FACTS = TurnFacts(
     output_tokens=34,
     stream=True,
 )
-
-
-@pytest.fixture(autouse=True)
-def _loggers_as_before() -> Iterator[None]:
-    loggers = [*map(logging.getLogger, LOGGERS), SENSITIVE]
-    before = [(each, each.level, each.handlers, each.propagate) for each in loggers]
-    yield
-    for each, level, handlers, propagate in before:
-        each.setLevel(level)
-        each.handlers = handlers
-        each.propagate = propagate
 
 
 def fail() -> Exception:

@@ -288,3 +288,21 @@ async def test_trailers_of_a_response_that_went_well_are_empty() -> None:
     await writer.close()
 
     assert reader.got[-1] == {"type": "http.response.trailers", "headers": []}
+
+
+@pytest.mark.parametrize("size", [0, 1, 65_000, 70_000, 300_000])
+async def test_events_of_any_size_are_written_as_their_frames(size: int) -> None:
+    reader, stream = Reader(), machine()
+    writer = SSEWriter(reader.send)
+    events = [*stream.start(), *stream.text_delta("é" * size)]
+    stream_end = stream.settle(Status.COMPLETED, now=1)
+    events += [*stream_end, *stream.end()]
+
+    writer.take(events)
+    await writer.close()
+
+    whole = b"".join(map(frame, events)) + b"data: [DONE]\n\n"
+    assert b"".join(reader.bodies) == whole
+    # The line of data and the blank line after it come together.
+    assert all(body.endswith(b"\n\n") or b"\n\n" not in body[-2:] for body in reader.bodies)
+    assert not any(body.startswith(b"\n") for body in reader.bodies)

@@ -206,7 +206,7 @@ async def test_an_error_without_a_header_is_read_from_its_body() -> None:
 async def test_an_error_is_refused_once_the_reply_has_begun() -> None:
     async with runtime() as made:
         invocation = await made.take()
-        connection = await Connection.open(made.server.address)
+        connection = await Connection(made.server.address).open()
         await connection.begin(STREAMED + chunk(b"body"), lambda: None)
         await invocation.has_begun.wait()
         refused = await made.ask(made.api.error(ATTEMPT, Failure("ValueError", "no")))
@@ -278,7 +278,7 @@ async def test_a_whole_reply_over_the_limit_is_refused() -> None:
 async def test_a_reply_that_breaks_off_is_a_failure_if_the_runtime_goes_on() -> None:
     async with runtime() as made:
         invocation = await made.take()
-        connection = await Connection.open(made.server.address)
+        connection = await Connection(made.server.address).open()
         await connection.begin(STREAMED + chunk(b"body"), lambda: None)
         first = await invocation.read()
         connection.close()
@@ -294,7 +294,7 @@ async def test_a_reply_that_breaks_off_is_a_failure_if_the_runtime_goes_on() -> 
 async def test_no_more_is_read_than_is_taken() -> None:
     async with runtime() as made:
         invocation = await made.take()
-        connection = await Connection.open(made.server.address)
+        connection = await Connection(made.server.address).open()
         await connection.begin(STREAMED, lambda: None)
         writing = asyncio.create_task(connection.write(chunk(bytes(MUCH)) + END))
         taken, ahead = 0, 0
