@@ -15,13 +15,13 @@ help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
 
 run: $(VENV)/.local-stamp $(AGENT_STAMP) ## local server with an embedded table and the demo agent (PORT=, AGENT=)
-	@$(BIN)/lambda-responses run
+	@exec $(BIN)/lambda-responses run
 
 url: $(VENV)/.local-stamp $(AGENT_STAMP) ## local function URL: the streaming loop, as Lambda runs it (PORT=8100, ARGS="--help")
-	@$(BIN)/lambda-responses url --port $${PORT:-8100} $(ARGS)
+	@exec $(BIN)/lambda-responses url --port $${PORT:-8100} $(ARGS)
 
 keys: $(VENV)/.local-stamp ## API keys: ARGS="create --principal NAME --table TABLE", "list …" or "revoke ID …"
-	@$(BIN)/lambda-responses keys $(ARGS)
+	@exec $(BIN)/lambda-responses keys $(ARGS)
 
 test: $(VENV)/.dev-stamp ## all tests
 	@$(BIN)/python -m pytest $(ARGS)
@@ -84,7 +84,7 @@ COMPILE = IFS=:; for folder in $$PATH; do python=$$folder/python3.13; \
   echo "No python3.13 here: the zip holds no bytecode, and each cold start compiles (a second or so)." >&2
 
 start-api: $(VENV)/.local-stamp ## `sam local start-api` with a table that the containers reach (PORT=3000; needs sam and docker)
-	@$(BIN)/lambda-responses start-api --port $${PORT:-3000} $(ARGS)
+	@exec $(BIN)/lambda-responses start-api --port $${PORT:-3000} $(ARGS)
 
 deploy: $(VENV)/.local-stamp ## build, check and deploy by the SAM CLI (asks before it changes anything)
 	@command -v sam > /dev/null || { echo "The SAM CLI is not installed: pip install aws-sam-cli, in an environment of its own." >&2; exit 2; }

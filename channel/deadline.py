@@ -9,8 +9,8 @@ from typing import Final
 from msgspec import Struct
 
 
-TIME_LEFT: Final = "lambda_responses.time_left"
-"""Scope key of a request's `TimeLeft`; without it, nothing ends a turn."""
+DEADLINE: Final = "lambda_responses.deadline"
+"""Scope key of a request's `Deadline`; without it, nothing ends a turn."""
 
 _CALL_S: Final = 1.0
 
@@ -30,12 +30,17 @@ class TimeLeft(Struct, frozen=True):
     @property
     def app_s(self) -> float:
         """Seconds after which an app is cancelled that did not end by itself."""
-        return self.turn_s + 0.7 * self.margin_s
+        return self.turn_s + 0.65 * self.margin_s
 
     @property
     def cancelled_s(self) -> float:
         """Seconds that it has then, before its invocation ends without it."""
-        return 0.25 * self.margin_s
+        return 0.2 * self.margin_s
+
+    @property
+    def last_words_s(self) -> float:
+        """Seconds that the end of its reply may take to be written after that."""
+        return max(0.1, 0.1 * self.margin_s)
 
     def since(self, begun_at: float) -> "Deadline":
         """Return the deadline of a turn whose request began then (`time.monotonic`)."""
@@ -50,7 +55,7 @@ class Deadline(Struct, frozen=True):
 
     @property
     def patience_s(self) -> float:
-        """Seconds that an agent has to end, before its turn is stored and told without it."""
+        """Seconds that an agent, or a hook, has to end, before its turn is told without it."""
         return 0.2 * self.margin_s
 
     @property
@@ -58,6 +63,15 @@ class Deadline(Struct, frozen=True):
         """Seconds that one call of the store may take then; there is time for two."""
         return min(_CALL_S, self.patience_s)
 
+    @property
+    def farewell_s(self) -> float:
+        """Seconds that a client may take to read how a turn ended, where all its time is over."""
+        return 0.05 * self.margin_s
+
+    def hook_until(self, now: float) -> float:
+        """Return when a hook that begins now is given up."""
+        return max(self.ends_at, now) + 0.1 * self.margin_s
+
     def save_until(self, now: float) -> float:
         """Return when a save that begins now is given up."""
-        return max(self.ends_at + 0.6 * self.margin_s, now + 0.2 * self.margin_s)
+        return max(self.ends_at + 0.6 * self.margin_s, now + 0.15 * self.margin_s)

@@ -6,7 +6,6 @@ An app is given the time that its door has, less a margin in which it should end
 
 import asyncio
 import logging
-import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ from channel.deadline import TimeLeft
 from channel.faults import log_fault
 from channel.ports import Clock
 from channel.responses.protocol.errors import RequestError, error_body
+from channel.responses.stepping import begun
 from handler.context import LambdaContext, context_of
 from handler.events import (
     DoorSettings,
@@ -44,8 +44,6 @@ _STOP_S: Final = 1.5
 """Seconds that an app has to end where the process is to, of the two between SIGTERM and SIGKILL."""
 _SETTLING_S: Final = 900.0
 """Seconds that Lambda may take to read a reply and to answer it; no invocation takes longer."""
-_LAST_WORDS_S: Final = 0.25
-"""Seconds that the end of a late reply may take to be written."""
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
@@ -121,7 +119,8 @@ class Dispatcher:
             failure = await _explained(task, reply, invocation, is_late=is_late)
         elif task.done() and (late := _error_of(task)):
             log_fault(_LOG, "the app failed after its reply", late)
-        return await _settled(reply, failure, line, _LAST_WORDS_S if is_late else _SETTLING_S)
+        limit_s = request.time_left.last_words_s if is_late and request.time_left else _SETTLING_S
+        return await _settled(reply, failure, line, limit_s)
 
     async def _reply(self, request: HTTPEvent, invocation: Invocation, line: Line) -> ReplyToEvent:
         try:
@@ -173,7 +172,7 @@ async def _within(
 
     One that does not end when it is cancelled is left to itself.
     """
-    task = _begun(run)
+    task = begun(run)
     task.add_done_callback(_notice)
     try:
         if not task.done():
@@ -187,13 +186,6 @@ async def _within(
         await asyncio.wait({task}, timeout=_STOP_S)
         raise
     return task, is_late
-
-
-def _begun(run: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    """Return a task that runs at once, where Python can do that: many an app never waits."""
-    if sys.version_info >= (3, 12):
-        return asyncio.Task(run, loop=asyncio.get_running_loop(), eager_start=True)
-    return asyncio.create_task(run)
 
 
 async def _ended(task: asyncio.Task[Any], timeout_s: float | None) -> None:
@@ -231,7 +223,12 @@ async def _settled(
 
 
 async def _called(function: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
-    return await function(*arguments)
+    try:
+        return await function(*arguments)
+    except (SystemExit, KeyboardInterrupt) as error:
+        # Of the app alone: asyncio would end the process by them, and others' invocations.
+        msg = f"The app raised {type(error).__name__}."
+        raise RuntimeError(msg) from error
 
 
 def _notice(task: asyncio.Task[Any]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from functools import cached_property
 from math import inf
+from time import monotonic
 from typing import Any, ClassVar, Final, Protocol, TypeAlias
 
 import msgspec
@@ -19,7 +20,7 @@ from mangum.types import LambdaConfig
 from msgspec import Struct
 from starlette.types import Scope
 
-from channel.deadline import TIME_LEFT, TimeLeft
+from channel.deadline import DEADLINE, TimeLeft
 from channel.responses.protocol.errors import RequestError, error_body
 from handler.runtime_api import header_texts
 
@@ -221,7 +222,7 @@ class _Completed:
             self.__dict__["scope"] = {"aws.event": self.event}  # the answer's shape depends on it
             raise _unreadable("method, path and headers") from error
         if self.time_left is not None:
-            scope[TIME_LEFT] = self.time_left
+            scope[DEADLINE] = self.time_left.since(monotonic())
         return scope
 
     @cached_property

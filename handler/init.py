@@ -35,6 +35,9 @@ def load_handler(settings: RuntimeSettings) -> LambdaHandler:
     if settings.task_root is not None and settings.task_root not in sys.path:
         sys.path.insert(0, settings.task_root)
     module_name, _, name = settings.handler.replace("/", ".").rpartition(".")
+    if not (module_name and name):
+        msg = f"The handler is {settings.handler!r}, but it must be module.attribute."
+        raise InitError("Runtime.HandlerNotFound", msg)
     try:
         return _handler(getattr(import_module(module_name), name), settings.handler)
     except InitError:

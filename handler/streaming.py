@@ -28,7 +28,7 @@ from infra.runtime_logs import log_like_lambda, trace_id
 from infra.settings import RuntimeSettings, SettingsError, publish_trace_id
 
 
-_LOG: Final = logging.getLogger(__name__)
+_LOG: Final = logging.getLogger("handler.streaming")  # as which it is not run
 _ATTEMPTS: Final = 5
 _FIRST_PAUSE_S: Final = 0.1
 

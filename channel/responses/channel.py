@@ -22,7 +22,7 @@ from channel.contract import (
     ChannelRunHook,
     ChannelStreamTransformHook,
 )
-from channel.deadline import TIME_LEFT, TimeLeft
+from channel.deadline import DEADLINE
 from channel.faults import log_fault
 from channel.http import JSONReply, error_reply, read_body, request_id
 from channel.memory import InMemoryResponseStore
@@ -140,15 +140,14 @@ class _Create:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started_at = monotonic()
         body = await read_body(scope, receive)
-        left: TimeLeft | None = scope.get(TIME_LEFT)
         request, turn = await self._operations.create(
             caller_of(scope),
             body,
             request_id=request_id.get(),
-            deadline=left.since(started_at) if left else None,
+            deadline=scope.get(DEADLINE),
         )
         is_stream = bool(request.stream)
-        observer = self._observer(scope, send) if is_stream else Unobserved()
+        observer = self._observer(scope, send) if is_stream else _JSONWriter(turn, send)
         outcome, task = "cancelled", asyncio.current_task()
         try:
             run = turn.run(observer, receive)
@@ -168,12 +167,25 @@ class _Create:
             if self._telemetry is not None:
                 facts = _facts(turn, outcome, started_at, is_stream=is_stream)
                 self._telemetry.turn_finished(facts)
-        if not is_stream:
-            await _whole(turn).send_to(send)
 
     def _observer(self, scope: Scope, send: Send) -> Observer:
         has_trailers = "http.response.trailers" in scope.get("extensions", ())
         return SSEWriter(send, keepalive_s=self._keepalive_s, has_trailers=has_trailers)
+
+
+class _JSONWriter(Unobserved):
+    """Replies with the response once its turn is over."""
+
+    def __init__(self, turn: TurnRun, send: Send) -> None:
+        super().__init__()
+        self._turn = turn
+        self._send = send
+        self._is_closed = False
+
+    async def close(self) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            await _whole(self._turn).send_to(self._send)
 
 
 class _Stored:
@@ -249,7 +261,7 @@ def _whole(turn: TurnRun) -> JSONReply:
         return error_reply(said, status=500, headers=_NO_RETRY)
     if turn.is_late:
         if turn.response.store:
-            said += f" What there is of the response is kept as '{turn.response.id}'."
+            said += f"; what there is of the response is kept as '{turn.response.id}'."
         return error_reply(said, status=504, code="timeout", headers=_NO_RETRY)
     return JSONReply(turn.response)
 

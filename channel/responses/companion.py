@@ -1,6 +1,7 @@
 """What runs beside a turn while its agent waits: the end of the grace, and what may cut the turn."""
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Generator
 from enum import Enum, auto
 from types import coroutine
@@ -58,12 +59,13 @@ class Companion:
         self._watch: asyncio.Task[None] | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._asides: list[asyncio.Task[None]] = []
+        self._is_dismissed = False
         self.cut: Cut | None = None
 
     @property
     def has_begun(self) -> bool:
-        """Whether the agent ever waited."""
-        return self._watch is not None
+        """Whether anything runs beside the turn."""
+        return self._watch is not None or bool(self._asides)
 
     @coroutine
     def wait(
@@ -90,8 +92,15 @@ class Companion:
         if self._cut(Cut.CLIENT_GONE, self._patience_s):
             self._interrupt()
 
+    def is_over(self) -> bool:
+        """Return whether the turn is cut: by now also one whose agent never waits."""
+        if self._deadline is not None and time.monotonic() >= self._deadline.ends_at:
+            self._run_out()
+        return self.cut is not None
+
     async def dismiss(self) -> None:
-        """End what runs beside the turn; a write that has begun is finished."""
+        """End what runs beside the turn; a write that has begun is finished, and nothing cuts it now."""
+        self._is_dismissed = True
         self._drop_timers()
         if self._watch is not None:
             self._watch.cancel()
@@ -105,11 +114,11 @@ class Companion:
         self._watch = loop.create_task(self._watch_client())
         self._timers = [loop.call_later(self._grace_s, self._on_grace_end)]
         if self._deadline is not None:
-            self._timers.append(loop.call_at(self._deadline.ends_at, self._on_time_end))
+            self._timers.append(loop.call_at(self._deadline.ends_at, self._run_out))
 
     def _cut(self, cut: Cut, patience_s: float) -> bool:
         """Note why the turn ends, and wait a while for it; False where that is known already."""
-        if self.cut is not None:
+        if self.cut is not None or self._is_dismissed:
             return False
         self.cut = cut
         if self._turn is not None:  # what never waits looks at `cut` by itself
@@ -128,7 +137,7 @@ class Companion:
         if write is not None:
             self._asides.append(asyncio.create_task(write))
 
-    def _on_time_end(self) -> None:
+    def _run_out(self) -> None:
         if self._deadline and self._cut(Cut.OUT_OF_TIME, self._deadline.patience_s):
             self._asides.append(asyncio.create_task(self._interrupt_when_written()))
 

@@ -9,6 +9,7 @@ no timer.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
 
@@ -35,7 +36,7 @@ from channel.responses.protocol.response import Response, ResponseFailure, Statu
 from channel.responses.protocol.said import AgentEventError
 from channel.responses.protocol.stream import ResponseStream
 from channel.responses.saying import say
-from channel.responses.stepping import eagerly
+from channel.responses.stepping import begun
 
 
 _LATE: Final = "The server ran out of time."
@@ -94,6 +95,7 @@ class TurnRun:
         self._patience_s = patience_s
         self._is_committed = False
         self._is_abandoned = False
+        self._writing: asyncio.Task[None] | None = None
         self.first_event_at: float | None = None
         self.is_kept = save is None
         self.is_late = False
@@ -128,6 +130,8 @@ class TurnRun:
             # The two know each other; the collector should have no work with what is done.
             observer.on_gone = None
             observer.abandon()
+            if self._writing is not None:
+                self._writing.cancel()  # it is done but where this run is cancelled
 
     async def _run(self, observer: Observer, companion: Companion) -> None:
         is_finished, failure = False, None
@@ -135,9 +139,7 @@ class TurnRun:
             is_finished = await self._forward_all(observer, companion)
         except BaseException as error:
             if _is_server_stopping(error):
-                # What was said so far is kept as what it is.
-                if self._is_committed and not self._is_abandoned:
-                    await self._conclude_cut(observer, self._why_cancelled())
+                await self._end_stopped(observer)
                 raise
             # Whatever an agent raises is its failure, and ends nobody else: also SystemExit.
             if not (self._is_committed or companion.cut):
@@ -155,6 +157,15 @@ class TurnRun:
         else:
             ending = Status.FAILED if failure else Status.COMPLETED
             await self._conclude(observer, ending, failure=failure)
+
+    async def _end_stopped(self, observer: Observer) -> None:
+        """End a turn whose task is being cancelled: what was said so far is kept as what it is."""
+        if self._is_committed and not self._is_abandoned:
+            await self._conclude_cut(observer, self._why_cancelled())
+            if self.is_late and self._deadline is not None:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._deadline.farewell_s):
+                        await observer.close()
 
     async def _end_cut(self, observer: Observer, cut: Cut) -> None:
         if self._is_committed:
@@ -176,7 +187,7 @@ class TurnRun:
 
     async def _abandon(self, observer: Observer, companion: Companion) -> None:
         """Tell the turn of an agent that does not end although nobody waits for it any more."""
-        if self._is_committed and companion.cut:
+        if self._is_committed and companion.cut and not self._stream.is_settled:
             self._is_abandoned = True
             await self._conclude_cut(observer, companion.cut)
             if companion.cut is Cut.OUT_OF_TIME:
@@ -188,7 +199,7 @@ class TurnRun:
         stream, transform, advance = self._stream, self._hooks.transform, events.__anext__
         is_exhausted = False
         try:
-            while not (stream.is_settled or companion.cut):
+            while not (stream.is_settled or companion.is_over()):
                 step: Any = advance().__await__()
                 try:
                     parked = step.send(None)
@@ -239,18 +250,17 @@ class TurnRun:
         if not stream.is_settled or failure is not None:
             observer.take(stream.settle(status, now=self._now(), failure=failure))
         if self._hooks.response is not None:
+            until = self._deadline.hook_until(monotonic()) if self._deadline else None
             try:
-                await self._apply_response_hook(self._hooks.response)
+                async with asyncio.timeout_at(until):
+                    await self._apply_response_hook(self._hooks.response)
             except Exception as error:  # noqa: BLE001 - told as the failure that it is
                 self._fail(error)
                 # What the hook should have looked at goes nowhere.
                 stream.response = msgspec.structs.replace(stream.response, output=[])
         if self._save is not None:
-            keeping = self._keep(self._save)
-            if self._deadline is not None:
-                keeping = _in_time(keeping, self._deadline)
             try:
-                await (eagerly(keeping, observer.flush) if observer.ready else keeping)
+                await self._kept(self._save, observer)
                 self.is_kept = True
             except Exception as error:  # noqa: BLE001 - told as the failure that it is
                 self._fail(error)
@@ -272,6 +282,35 @@ class TurnRun:
             raise HookError(msg)
         self._stream.response = changed
 
+    async def _kept(self, save: Save, observer: Observer) -> None:
+        """Store the turn; where time is short, with calls that are short, and not for ever."""
+        now, until = monotonic(), None
+        token = call_limit_s.set(None)
+        if self._deadline is not None:
+            until = self._deadline.save_until(now)
+            if now >= self._deadline.ends_at:
+                call_limit_s.set(self._deadline.call_s)
+        try:
+            async with asyncio.timeout_at(until):
+                await (self._kept_beside(save, observer) if observer.ready else self._keep(save))
+        except TimeoutError as error:
+            raise StoreError("The time for a save ran out.") from error
+        finally:
+            call_limit_s.reset(token)
+
+    async def _kept_beside(self, save: Save, observer: Observer) -> None:
+        """Store the turn while what is ready is written: a client that reads slowly delays nothing."""
+        saving = begun(self._keep(save))
+        if not saving.done():
+            await asyncio.sleep(0)  # what is stored at once is told together with its end
+        if not saving.done():
+            self._writing = begun(observer.flush())
+        try:
+            await saving
+        except asyncio.CancelledError:
+            saving.cancel()
+            raise
+
     async def _keep(self, save: Save) -> None:
         """Store the turn; one that is too large is stored as failed, without its payload."""
         try:
@@ -292,19 +331,6 @@ class TurnRun:
 
     def _now(self) -> int:
         return int(self._clock())
-
-
-async def _in_time(keeping: Coroutine[Any, Any, None], deadline: Deadline) -> None:
-    """Save; where time is short, with calls that are short, and not for ever."""
-    now = monotonic()
-    token = call_limit_s.set(deadline.call_s if now >= deadline.ends_at else None)
-    try:
-        async with asyncio.timeout_at(deadline.save_until(now)):
-            await keeping
-    except TimeoutError as error:
-        raise StoreError("The time for a save ran out.") from error
-    finally:
-        call_limit_s.reset(token)
 
 
 def _is_server_stopping(error: BaseException) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Final
 
 import msgspec
@@ -37,6 +38,7 @@ _WHOLE: Final = frozenset(
 """Events that each hold a text as a whole: they are encoded one by one, as they are written."""
 _PIECE_BYTES: Final = 64 * 1024
 """One event larger than this is several writes: there is no other copy of a large text then."""
+_DUE_S: Final = 0.1
 _WHOLE_BYTES: Final = 512  # as it is reckoned until then
 _encode = msgspec.json.Encoder().encode
 
@@ -50,7 +52,7 @@ class SSEWriter:
     """Writes stream events to an ASGI `send`; nothing is sent before the first `flush`.
 
     Events that `take` got since the last flush go out in as few writes as hold whole events in at
-    most `MAX_BATCH_BYTES`; the first text delta goes out at once. After `keepalive_s` seconds
+    most `MAX_BATCH_BYTES`; the first text delta is due at once, others within a moment. After `keepalive_s` seconds
     without a write (0: never) a `keepalive` event repeats the last sequence number. With
     `has_trailers` (ASGI's extension) a response that failed is named there, too: `x-error-code`.
     """
@@ -64,11 +66,12 @@ class SSEWriter:
         self._lock = asyncio.Lock()
         self.ready: list[bytes | StreamEvent] = []  # what is to be flushed
         self._size = 0
+        self._going: Iterator[bytes] = iter(())  # what a flush has taken, and not written yet
         self._has_head = False
         self._has_delta = False
         self._taken: StreamEvent | None = None
         self._told: StreamEvent | None = None
-        self._written_at = 0.0
+        self._written_at = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
         self._beat: asyncio.Task[None] | None = None
         self._is_closing = False
@@ -96,7 +99,9 @@ class SSEWriter:
             self._size += size
             self._taken = event
         # Due before it overflows: one event more like the last would take another write.
-        return is_due or self._size + size > MAX_BATCH_BYTES
+        if is_due or self._size + size > MAX_BATCH_BYTES:
+            return True
+        return self._loop.time() - self._written_at > _DUE_S  # of an agent that blocks, say
 
     async def flush(self) -> None:
         """Write what is ready."""
@@ -104,8 +109,11 @@ class SSEWriter:
         try:
             if not self._has_head:
                 await self._write_head()
-            for batch in self._batches():
+            # One that was cancelled has left the rest of what it took, which goes first.
+            self._going = chain(self._going, self._batches())
+            for batch in self._going:
                 await self._send({"type": "http.response.body", "body": batch, "more_body": True})
+            self._going = iter(())
             self._written_at = self._loop.time()
         except OSError:
             self._lose_client()

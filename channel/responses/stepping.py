@@ -1,6 +1,8 @@
-"""Awaiting so that what is ready can be written first, and only where there is something to wait for."""
+"""Steps of what is awaited: begun before they are waited for, and resumed where they gave way."""
 
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine, Generator
 from types import coroutine
 from typing import Any, TypeVar
 
@@ -10,15 +12,11 @@ _Value = TypeVar("_Value")
 Before = Callable[[], Coroutine[Any, Any, None]]
 
 
-async def eagerly(awaitable: Awaitable[_Value], before: Before) -> _Value:
-    """Await, and await `before` first where the awaitable has to wait; it has begun by then."""
-    step: Any = awaitable.__await__()
-    try:
-        parked = step.send(None)
-    except StopIteration as done:
-        value: _Value = done.value
-        return value
-    return await resumed(step, parked, before)
+def begun(work: Coroutine[Any, Any, _Value]) -> asyncio.Task[_Value]:
+    """Return a task that has begun already, where Python can do that: what never waits is done then."""
+    if sys.version_info >= (3, 12):
+        return asyncio.Task(work, loop=asyncio.get_running_loop(), eager_start=True)
+    return asyncio.create_task(work)
 
 
 @coroutine

@@ -10,6 +10,7 @@ from handler.emulator.replies import STREAMED, BadReplyError, Head, PreludeReade
 from handler.runtime_api import Failure
 
 
+_HAVE_NO_BODY: Final = frozenset({204, 304})
 _UNTOLD: Final = Head(200, [(b"content-type", b"application/octet-stream")])
 """Of a reply whose status and headers the function URL does not look for."""
 
@@ -82,6 +83,8 @@ class Client:
         await self._send({"type": "http.response.start", "status": head.status, "headers": headers})
 
     async def _body(self, data: bytes, *, is_last: bool = False) -> None:
+        if self._record.status in _HAVE_NO_BODY:
+            data = b""
         if data or is_last:
             message = {"type": "http.response.body", "body": data, "more_body": not is_last}
             await self._send(message)

@@ -14,7 +14,7 @@ from handler.app import DEVELOPMENT_KEYS
 from handler.emulator.function_url import FunctionUrl
 from handler.emulator.options import Faults, Function
 from handler.local import engine
-from infra.settings import Settings
+from infra.settings import Settings, SettingsError
 
 
 OWN_HANDLER: Final = "handler.buffered.handler"
@@ -37,13 +37,17 @@ def serve(settings: Settings, chosen: Mapping[str, Any]) -> None:
 
 
 async def serve_until_cancelled(settings: Settings, function: Function, faults: Faults) -> None:
-    """Serve a function that is told all that it needs; SIGTERM cancels, too."""
+    """Serve a function that is told all that it needs; SIGTERM and SIGHUP cancel, too."""
     task = asyncio.current_task()
     if task is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     async with FunctionUrl(function, faults=faults, port=settings.port, echo=click.echo) as url:
+        failure = await url.warm_up()
+        if failure is not None:
+            msg = f"The function could not be started: {failure.message}"
+            raise SettingsError(msg)
         click.echo(banner(url.root, settings, function, faults))
-        await url.warm_up()
         await asyncio.Event().wait()
 
 

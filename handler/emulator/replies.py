@@ -130,7 +130,7 @@ def _lines(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
         if not (_NAME.fullmatch(name) and _VALUE.fullmatch(value)):
             raise BadReplyError("Reply.BadHeader", f"The header {name!r} is none that HTTP allows.")
         if name.lower() not in _NOT_FORWARDED:
-            lines.append((name.lower().encode(), value.encode("latin-1", "replace")))
+            lines.append((name.lower().encode(), value.strip(" \t").encode("latin-1", "replace")))
     return lines
 
 

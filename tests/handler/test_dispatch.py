@@ -216,6 +216,7 @@ async def test_trailers_are_offered_where_they_can_be_sent(door: Door) -> None:
 
 BEFORE: dict[str, ASGIApp] = {
     "raises": says(LookupError(SECRET)),
+    "exits": says(SystemExit(SECRET)),
     "raises after its start": says(START, LookupError(SECRET)),
     "returns": says(),
     "returns after its start": says(START),

@@ -1,6 +1,7 @@
 """One execution environment: its loop, its lifespan, and their end."""
 
 import asyncio
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -92,3 +93,45 @@ def test_what_is_raised_leaves_the_environment_in_use() -> None:
     environment.close()
 
     assert result == "still here"
+
+
+def test_what_ends_the_loop_ends_what_was_begun_on_it() -> None:
+    ended: list[str] = []
+
+    async def exits() -> None:
+        raise SystemExit(3)
+
+    async def works() -> None:
+        exiting = asyncio.create_task(exits())
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("worked")
+            assert exiting.done()
+
+    environment = Environment(App())
+    with pytest.raises(SystemExit):
+        environment.run(works())
+    environment.close()
+
+    assert ended == ["worked"]
+
+
+def test_a_task_that_fails_and_is_not_awaited_is_logged_without_its_text(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fails() -> None:
+        raise LookupError("secret")
+
+    async def works() -> None:
+        task = asyncio.create_task(fails())
+        await asyncio.sleep(0)
+        del task
+
+    environment = Environment(App())
+    environment.run(works())
+    gc.collect()
+    environment.close()
+
+    assert "LookupError" in caplog.text
+    assert "secret" not in caplog.text

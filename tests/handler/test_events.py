@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from starlette.datastructures import URL, QueryParams
 from starlette.requests import Request
 
-from channel.deadline import TIME_LEFT, TimeLeft
+from channel.deadline import DEADLINE, Deadline, TimeLeft
 from channel.responses.protocol.errors import RequestError
 from handler.events import (
     MAX_REPLY_BYTES,
@@ -216,7 +217,10 @@ def test_a_request_has_the_time_of_its_door_less_the_margin(
     request = read(make("GET", "/"), settings, lambda_gives(lambda_s))
 
     assert request.time_left == TimeLeft(limit_s - 4.0, 4.0)
-    assert request.scope[TIME_LEFT] == request.time_left
+    deadline = request.scope[DEADLINE]
+    assert isinstance(deadline, Deadline)
+    assert deadline.ends_at - time.monotonic() == pytest.approx(request.time_left.turn_s, abs=5)
+    assert deadline.margin_s == request.time_left.margin_s
 
 
 def test_a_margin_is_at_most_half_of_the_time() -> None:
@@ -232,7 +236,7 @@ def test_without_a_limit_nothing_ends_a_turn() -> None:
     by_http_api = read(http_api("GET", "/"), context=no_limit)
 
     assert (by_url.time_left, by_http_api.time_left) == (None, TimeLeft(24.0, 5.0))
-    assert TIME_LEFT not in by_url.scope
+    assert DEADLINE not in by_url.scope
 
 
 # --- the scope -----------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 
 from handler.init import InitError, load_handler, report_init_error
 from handler.mount import LambdaHandler
+from handler.runtime_api import Failure
 from infra.settings import RuntimeSettings
 from tests.handler.runtime_server import PATH, Lambda, read_request, server
 
@@ -126,8 +127,6 @@ def test_without_a_folder_the_path_stays_as_it_is() -> None:
         ("task.raising.app", "KeyError", "'my key'"),
         ("task.apps.exits", "SystemExit", "3"),
         ("task.apps.fails", "LookupError", "no table"),
-        ("app", "ValueError", "Empty module name"),
-        ("", "ValueError", "Empty module name"),
     ],
 )
 def test_what_cannot_be_loaded_is_an_init_error_with_its_cause(
@@ -217,3 +216,14 @@ async def test_a_runtime_api_that_cannot_be_told_does_not_hide_the_error(
     assert said.count("LookupError: no table") == 2
     assert said.count("  File one\n  File two\n") == 2
     assert said.count("The Runtime API could not be told of it.\n") == 2
+
+
+@pytest.mark.parametrize("handler", ["app", "", ".app", "app."])
+def test_a_handler_that_is_no_name_of_an_attribute_is_told_how_to_be_written(
+    root: Path, handler: str
+) -> None:
+    with pytest.raises(InitError) as raised:
+        loaded(root, handler)
+
+    said = f"The handler is {handler!r}, but it must be module.attribute."
+    assert raised.value.failure == Failure("Runtime.HandlerNotFound", said)

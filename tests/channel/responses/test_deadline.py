@@ -1,6 +1,7 @@
 """A turn that runs out of time: ended as failed, with what it said, stored and told before the door closes."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 from starlette.types import ASGIApp
 
 from channel.agent import AgentEvent, Turn
-from channel.deadline import TIME_LEFT, Deadline, TimeLeft
+from channel.contract import HostedRunResult
+from channel.deadline import DEADLINE, Deadline, TimeLeft
 from channel.isolation import IsolationKeys
 from channel.memory import InMemoryResponseStore
 from channel.ports import Branch, StoredTurn, call_limit_s
@@ -34,7 +36,7 @@ async def waits(_: Turn) -> AsyncIterator[AgentEvent]:
 
 async def told(app: ASGIApp, left: TimeLeft, **fields: Any) -> Wire:
     wire = creating(**fields)
-    wire.scope[TIME_LEFT] = left
+    wire.scope[DEADLINE] = left.since(time.monotonic())
     with anyio.fail_after(10):
         return await wire.run(app)
 
@@ -151,7 +153,7 @@ async def test_an_agent_that_ignores_its_end_is_told_and_kept_without_it() -> No
 
     app = hosted(agent)
     wire = creating(stream=True)
-    wire.scope[TIME_LEFT] = TimeLeft(0.02, 0.1)
+    wire.scope[DEADLINE] = TimeLeft(0.02, 0.1).since(time.monotonic())
     task = wire.start(app)
     with anyio.fail_after(10):
         await wire.until("[DONE]")
@@ -163,25 +165,28 @@ async def test_an_agent_that_ignores_its_end_is_told_and_kept_without_it() -> No
     assert kept.json == wire.events[-1]["response"]
 
 
-async def test_a_json_reply_of_an_agent_that_ends_late_is_the_504_all_the_same() -> None:
-    class Store(InMemoryResponseStore):
-        saved = asyncio.Event()
-
-        async def save(self, keys: IsolationKeys, branch: Branch, turn: StoredTurn, /) -> None:
-            await super().save(keys, branch, turn)
-            self.saved.set()
+async def test_a_json_reply_of_an_agent_that_ignores_its_end_is_told_without_it() -> None:
+    let_go = asyncio.Event()
 
     async def agent(_: Turn) -> AsyncIterator[AgentEvent]:
         yield "a"
-        while not Store.saved.is_set():
+        while not let_go.is_set():
             try:
-                await Store.saved.wait()
+                await let_go.wait()
             except asyncio.CancelledError:
                 continue
 
-    wire = await told(hosted(agent, Store()), TimeLeft(0.02, 0.1))
+    wire = creating()
+    wire.scope[DEADLINE] = TimeLeft(0.02, 0.1).since(time.monotonic())
+    task = wire.start(hosted(agent))
+    with anyio.fail_after(10):
+        await wire.until("timeout")
+        let_go.set()
+        await task
 
     assert (wire.status, wire.json["error"]["code"]) == (504, "timeout")
+    assert "resp_" in wire.json["error"]["message"]
+    assert len(wire.sent) == 2
 
 
 async def test_what_is_being_written_goes_out_whole_before_the_turn_is_ended() -> None:
@@ -191,7 +196,7 @@ async def test_what_is_being_written_goes_out_whole_before_the_turn_is_ended() -
 
     app = hosted(agent)
     wire = creating(stream=True)
-    wire.scope[TIME_LEFT] = SOON
+    wire.scope[DEADLINE] = SOON.since(time.monotonic())
     wire.gate.clear()
     task = wire.start(app)
     loop = asyncio.get_running_loop()
@@ -217,16 +222,134 @@ async def test_a_client_that_does_not_read_leaves_a_failed_record_when_its_door_
             saved.append(turn)
 
     wire = creating(stream=True)
-    wire.scope[TIME_LEFT] = TimeLeft(0.0, 5.0)
+    wire.scope[DEADLINE] = TimeLeft(0.02, 5.0).since(time.monotonic())
     wire.gate.clear()
     task = wire.start(hosted(agent, Store()))
     with anyio.fail_after(10):
         await speaks.wait()
+        await asyncio.sleep(0.03)  # the time is over
     task.cancel()
     with anyio.fail_after(10), pytest.raises(asyncio.CancelledError):
         await task
 
     assert [turn.response.status for turn in saved] == ["failed"]
+
+
+async def speaks_twice(_: Turn) -> AsyncIterator[AgentEvent]:
+    yield "hello"
+    await asyncio.sleep(0)
+    yield " world"
+
+
+class InThread(InMemoryResponseStore):
+    """A store that waits, as one behind a network does; says what it has saved, and when."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.saved = asyncio.Event()
+        self.outcomes: list[str] = []
+
+    async def save(self, keys: IsolationKeys, branch: Branch, turn: StoredTurn, /) -> None:
+        await asyncio.to_thread(time.sleep, 0)
+        await super().save(keys, branch, turn)
+        self.outcomes.append(turn.response.status)
+        self.saved.set()
+
+
+@pytest.mark.parametrize("left", [None, TimeLeft(60, 5)], ids=["no deadline", "a deadline"])
+async def test_a_client_that_does_not_read_holds_no_save_back(left: TimeLeft | None) -> None:
+    store = InThread()
+    wire = creating(stream=True)
+    if left is not None:
+        wire.scope[DEADLINE] = left.since(time.monotonic())
+    wire.gate.clear()
+    task = wire.start(hosted(speaks_twice, store))
+    with anyio.fail_after(10):
+        # The first delta is on its way and not read; the agent waits with it.
+        await asyncio.sleep(0.01)
+        wire.gate.set()
+        await wire.until('"delta":"hello"')
+        await store.saved.wait()
+        await task
+
+    assert store.outcomes == ["completed"]
+    assert [event["sequence_number"] for event in wire.events] == [*range(len(wire.events))]
+
+
+async def test_a_turn_is_stored_although_its_last_events_are_not_read() -> None:
+    store = InThread()
+    wire = creating(stream=True)
+
+    async def agent(_: Turn) -> AsyncIterator[AgentEvent]:
+        yield "hello"
+        await asyncio.sleep(0)
+        wire.gate.clear()
+        yield " world"
+
+    task = wire.start(hosted(agent, store))
+    with anyio.fail_after(10):
+        await store.saved.wait()
+        unread = not task.done()
+        wire.gate.set()
+        await task
+
+    assert unread
+    assert store.outcomes == ["completed"]
+    assert [event["sequence_number"] for event in wire.events] == [*range(len(wire.events))]
+    assert wire.types[-1] == "completed"
+
+
+async def test_a_write_that_fails_while_a_turn_is_saved_ends_nothing_a_second_time() -> None:
+    hooked: list[str] = []
+    store = InThread()
+    wire = creating(stream=True)
+
+    async def agent(_: Turn) -> AsyncIterator[AgentEvent]:
+        yield "hello"
+        await asyncio.sleep(0)
+        wire.error = ConnectionResetError()
+        yield " world"
+
+    def hook(result: HostedRunResult[Any]) -> HostedRunResult[Any]:
+        hooked.append(result.result.status)
+        return result
+
+    before = asyncio.all_tasks()
+    await wire.run(hosted(agent, store, response_hook=hook))
+
+    assert (hooked, store.outcomes) == (["completed"], ["completed"])
+    assert asyncio.all_tasks() == before
+
+
+async def test_a_hook_that_is_slow_fails_its_turn_in_time() -> None:
+    async def hook(result: HostedRunResult[Any]) -> HostedRunResult[Any]:
+        await asyncio.Event().wait()
+        return result
+
+    app = hosted(speaks_twice, response_hook=hook)
+
+    wire = await told(app, TimeLeft(0.05, 0.2), stream=True)
+
+    last = wire.events[-1]["response"]
+    assert (last["status"], last["output"]) == ("failed", [])
+    assert (await get(app, f"/v1/responses/{last['id']}")).json == last
+
+
+async def test_an_agent_that_blocks_is_ended_between_two_events_and_its_words_go_out_in_time() -> (
+    None
+):
+    async def agent(_: Turn) -> AsyncIterator[AgentEvent]:
+        for _number in range(40):
+            time.sleep(0.02)  # noqa: ASYNC251 - what many an agent does
+            yield "word "
+
+    wire = await told(hosted(agent), TimeLeft(0.5, 5.0), stream=True)
+
+    response = wire.events[-1]["response"]
+    said = response["output"][0]["content"][0]["text"].count("word")
+    assert response["error"]["message"].startswith("The server ran out of time.")
+    assert said < 40
+    assert len(wire.writes) > 3
 
 
 async def test_a_store_that_is_slow_then_is_asked_with_little_patience_and_given_up() -> None:
@@ -277,8 +400,10 @@ def test_the_margin_is_at_most_half_of_the_limit_and_holds_all_that_follows() ->
         deadline.save_until(0),
         100 + left.app_s,
         100 + left.app_s + left.cancelled_s,
+        100 + left.app_s + left.cancelled_s + left.last_words_s,
         100 + left.turn_s + left.margin_s,
     ]
     assert steps == sorted(steps)
+    assert deadline.hook_until(0) <= deadline.ends_at + deadline.patience_s
     # What is only cancelled then is stored before its invocation ends.
     assert deadline.save_until(100 + left.app_s) < 100 + left.app_s + left.cancelled_s

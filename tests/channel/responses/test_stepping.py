@@ -1,14 +1,28 @@
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any, TypeVar
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from channel.responses.stepping import eagerly, resumed
+from channel.responses.stepping import Before, begun, resumed
 
 
 pytestmark = pytest.mark.anyio
+
+_Value = TypeVar("_Value")
+
+
+async def eagerly(awaitable: Awaitable[_Value], before: Before) -> _Value:
+    """Take the first step, and resume what gave way; as a turn does with its agent."""
+    step: Any = awaitable.__await__()
+    try:
+        parked = step.send(None)
+    except StopIteration as done:
+        value: _Value = done.value
+        return value
+    return await resumed(step, parked, before)
 
 
 class Journal:
@@ -189,3 +203,17 @@ async def test_a_step_may_be_resumed_with_nothing_before_it() -> None:
     parked = step.send(None)
 
     assert await resumed(step, parked, None) == 1
+
+
+async def test_work_that_has_begun_is_a_task_of_its_own() -> None:
+    tasks: list[object] = []
+
+    async def work() -> None:
+        tasks.append(asyncio.current_task())
+        await checkpoint()
+        tasks.append(asyncio.current_task())
+
+    task = begun(work())
+    await task
+
+    assert tasks == [task, task]

@@ -138,3 +138,18 @@ def test_the_function_expects_the_mode_of_its_url_unless_told_otherwise(
     told = environ(Settings(), Function(handler=ROUTES, streams=False))
 
     assert told["FUNCTION_URL_MODE"] == (given or "BUFFERED")
+
+
+def test_a_function_that_does_not_start_is_one_sentence() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from handler.cli import main; main(['url', '--port', '0'])"],
+        env={"AGENT": "no.such:agent"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("The function could not be started: The setting AGENT")
+    assert len(done.stderr.splitlines()) == 1
