@@ -13,6 +13,7 @@ import yaml
 
 _WRAPPER: Final = "AWS_LAMBDA_EXEC_WRAPPER"
 _STREAMING: Final = "response-streaming-invocations"
+_MODES: Final = frozenset({"RESPONSE_STREAM", "STREAM", "BUFFERED"})
 
 
 class TemplateError(ValueError):
@@ -21,14 +22,26 @@ class TemplateError(ValueError):
 
 def check_template(path: Path) -> None:
     """Raise `TemplateError` where a door expects what its function does not send."""
-    faults = [*find_faults(yaml.load(path.read_text(), _Loader))]  # noqa: S506 - a SafeLoader
+    try:
+        template = yaml.load(path.read_text(), _Loader)  # noqa: S506 - a SafeLoader
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        msg = f"{path} is no YAML: {str(error).splitlines()[0]}."
+        raise TemplateError(msg) from error
+    if not isinstance(template, Mapping) or not isinstance(template.get("Resources"), Mapping):
+        msg = f"{path} is no template: it has no Resources."
+        raise TemplateError(msg)
+    faults = [*find_faults(template)]
     if faults:
         raise TemplateError("\n".join(faults))
 
 
 def find_faults(template: Mapping[str, Any]) -> Iterator[str]:
     """Find what is wrong with the doors of a template's own functions."""
-    resources: Mapping[str, Any] = template.get("Resources", {})
+    shared = _variables(template.get("Globals", {}).get("Function", {}))
+    resources = {
+        name: _with_variables(resource, shared)
+        for name, resource in template.get("Resources", {}).items()
+    }
     for name, resource in resources.items():
         properties = resource.get("Properties", {})
         if resource.get("Type") == "AWS::Serverless::Function":
@@ -46,6 +59,8 @@ def find_faults(template: Mapping[str, Any]) -> Iterator[str]:
 
 def _faults_of_url(name: str, function: Mapping[str, Any], mode: Any) -> Iterator[str]:
     told = _variables(function).get("FUNCTION_URL_MODE", "RESPONSE_STREAM")
+    if not {mode, told} <= _MODES:
+        return  # a parameter decides, which is not known here
     has_loop = _has_loop(function)
     if mode == "RESPONSE_STREAM" and not has_loop:
         yield _without_loop(name, "function URL's InvokeMode is RESPONSE_STREAM")
@@ -65,6 +80,8 @@ def _faults_of_method(
     function = resources[target]["Properties"]
     mode = integration.get("ResponseTransferMode", "BUFFERED")
     told = _variables(function).get("REST_API_MODE", "BUFFERED")
+    if not {mode, told} <= _MODES:
+        return
     if mode == "STREAM" and not _has_loop(function):
         yield _without_loop(target, f"method {name} has the ResponseTransferMode STREAM")
     elif mode != told and _has_loop(function):
@@ -90,6 +107,15 @@ def _has_loop(function: Mapping[str, Any]) -> bool:
     wrapper = str(_variables(function).get(_WRAPPER, ""))
     takes_over = str(function.get("Handler", "")).startswith("handler.takeover.")
     return takes_over or wrapper.endswith("handler/exec-wrapper")
+
+
+def _with_variables(resource: Mapping[str, Any], shared: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a function with what the template's Globals give to all functions."""
+    if resource.get("Type") != "AWS::Serverless::Function":
+        return resource
+    function = resource.get("Properties", {})
+    environment = {"Variables": {**shared, **_variables(function)}}
+    return {**resource, "Properties": {**function, "Environment": environment}}
 
 
 def _variables(function: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -110,3 +110,40 @@ def test_a_streaming_method_needs_the_loop_its_setting_and_its_uri(
     mode = "RESPONSE_STREAM" if WRAPPER in variables else "BUFFERED"
 
     assert expected in faults(tmp_path, template(mode, variables, transfer=transfer, uri=uri))
+
+
+def test_what_the_template_gives_to_all_functions_counts(tmp_path: Path) -> None:
+    shared = f"Globals: {{Function: {{Environment: {{Variables: {{{WRAPPER}}}}}}}}}"
+    path = tmp_path / "template.yaml"
+    path.write_text(f"{shared}\n{template(variables='')}")
+
+    check_template(path)
+
+
+def test_a_mode_that_a_parameter_decides_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "template.yaml"
+    path.write_text(
+        template("!Ref Mode", variables="").replace(", InvokeMode", ",\n        InvokeMode")
+    )
+
+    check_template(path)
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        (b"a: [", "is no YAML"),
+        (b"\xff\xfe", "is no YAML"),
+        (b"", "it has no Resources"),
+        (b"Resources:", "it has no Resources"),
+        (b"- a", "it has no Resources"),
+    ],
+)
+def test_what_is_no_template_is_told_in_a_sentence(
+    tmp_path: Path, written: bytes, said: str
+) -> None:
+    path = tmp_path / "template.yaml"
+    path.write_bytes(written)
+
+    with pytest.raises(TemplateError, match=said):
+        check_template(path)
