@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 from starlette.types import ASGIApp
 
 from channel.faults import log_fault
-from handler.lifespan import Lifespan
+from handler.lifespan import NAME, Lifespan
 
 
 _LOG: Final = logging.getLogger(__name__)
@@ -59,6 +59,9 @@ class Environment:
 
 def _log_unhandled(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Log what no one awaits: its type and place, where asyncio would log its text."""
+    task = context.get("task")
+    if isinstance(task, asyncio.Task) and task.get_name() == NAME:
+        return  # a process that just ends, as most do, shuts no app down
     error = context.get("exception")
     if isinstance(error, BaseException):
         log_fault(_LOG, "a task failed that nobody waits for", error)

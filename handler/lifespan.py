@@ -7,6 +7,9 @@ from typing import Any, Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
+NAME: Final = "lifespan"
+"""Of the task that holds an app's lifespan open."""
+
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -27,7 +30,7 @@ class Lifespan:
 
     async def startup(self) -> None:
         """Run the start-up; raises what it raised."""
-        self._running = asyncio.create_task(self._run())
+        self._running = asyncio.create_task(self._run(), name=NAME)
         await self._ask(self._running, "lifespan.startup")
 
     async def shutdown(self) -> None:

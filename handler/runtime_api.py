@@ -7,6 +7,7 @@ prelude, of API Gateway's "response transfer mode".
 import base64
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -202,14 +203,20 @@ def header_texts(headers: Headers) -> Iterator[tuple[str, str]]:
     Their bytes may be UTF-8, as browsers send file names, or else are Latin-1, as ASGI frameworks
     write them. Raises `ReplyHeadError` for what HTTP does not allow.
     """
-    for name, value in headers:
-        if not (_NAME.fullmatch(name) and _VALUE.fullmatch(value)):
+    for raw_name, value in headers:
+        name = _header_name(bytes(raw_name))
+        if name is None or not _VALUE.fullmatch(value):
             raise ReplyHeadError("The app's reply has a header that HTTP does not allow.")
         try:
             text = value.decode()
         except UnicodeDecodeError:
             text = value.decode("latin-1")
-        yield name.decode("ascii").lower(), text
+        yield name, text
+
+
+@lru_cache(256)
+def _header_name(raw: bytes) -> str | None:
+    return raw.decode("ascii").lower() if _NAME.fullmatch(raw) else None
 
 
 def chunk(data: bytes) -> bytes:

@@ -92,11 +92,10 @@ class Companion:
         if self._cut(Cut.CLIENT_GONE, self._patience_s):
             self._interrupt()
 
-    def is_over(self) -> bool:
-        """Return whether the turn is cut: by now also one whose agent never waits."""
+    def look_at_the_time(self) -> None:
+        """Note that the time is over, which nothing else does of an agent that never waits."""
         if self._deadline is not None and time.monotonic() >= self._deadline.ends_at:
             self._run_out()
-        return self.cut is not None
 
     async def dismiss(self) -> None:
         """End what runs beside the turn; a write that has begun is finished, and nothing cuts it now."""

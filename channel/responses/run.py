@@ -197,9 +197,10 @@ class TurnRun:
         """Forward the agent's events; return whether it finished, rather than was cut off."""
         events = _checked(self._start_agent())
         stream, transform, advance = self._stream, self._hooks.transform, events.__anext__
+        ends_at = self._deadline.ends_at if self._deadline else None
         is_exhausted = False
         try:
-            while not (stream.is_settled or companion.is_over()):
+            while not (stream.is_settled or companion.cut or (ends_at and monotonic() >= ends_at)):
                 step: Any = advance().__await__()
                 try:
                     parked = step.send(None)
@@ -221,6 +222,7 @@ class TurnRun:
         except StopAsyncIteration:
             is_exhausted = self._is_committed = True
         finally:
+            companion.look_at_the_time()
             if not is_exhausted:
                 await _close(events)
         return is_exhausted or stream.is_settled
@@ -284,15 +286,16 @@ class TurnRun:
 
     async def _kept(self, save: Save, observer: Observer) -> None:
         """Store the turn; where time is short, with calls that are short, and not for ever."""
-        now, until = monotonic(), None
-        token = call_limit_s.set(None)
-        if self._deadline is not None:
-            until = self._deadline.save_until(now)
-            if now >= self._deadline.ends_at:
-                call_limit_s.set(self._deadline.call_s)
+        keeping = self._kept_beside(save, observer) if observer.ready else self._keep(save)
+        if self._deadline is None:
+            await keeping
+            return
+        now = monotonic()
+        is_late = now >= self._deadline.ends_at
+        token = call_limit_s.set(self._deadline.call_s if is_late else None)
         try:
-            async with asyncio.timeout_at(until):
-                await (self._kept_beside(save, observer) if observer.ready else self._keep(save))
+            async with asyncio.timeout_at(self._deadline.save_until(now)):
+                await keeping
         except TimeoutError as error:
             raise StoreError("The time for a save ran out.") from error
         finally:

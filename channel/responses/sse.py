@@ -1,9 +1,10 @@
 """The SSE observer: stream events as bytes, written together when they are ready together."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
+from time import monotonic
 from typing import Final
 
 import msgspec
@@ -66,12 +67,13 @@ class SSEWriter:
         self._lock = asyncio.Lock()
         self.ready: list[bytes | StreamEvent] = []  # what is to be flushed
         self._size = 0
-        self._going: Iterator[bytes] = iter(())  # what a flush has taken, and not written yet
+        self._is_plain = True  # whether all that is ready is bytes
+        self._going: Iterator[bytes] | None = None  # what a flush has taken, and not written yet
         self._has_head = False
         self._has_delta = False
         self._taken: StreamEvent | None = None
         self._told: StreamEvent | None = None
-        self._written_at = self._loop.time()
+        self._written_at = monotonic()
         self._timer: asyncio.TimerHandle | None = None
         self._beat: asyncio.Task[None] | None = None
         self._is_closing = False
@@ -92,6 +94,7 @@ class SSEWriter:
             elif kind in _WHOLE:
                 size = _WHOLE_BYTES
                 self.ready.append(event)
+                self._is_plain = False
             else:
                 data = frame(event)
                 size = len(data)
@@ -101,7 +104,8 @@ class SSEWriter:
         # Due before it overflows: one event more like the last would take another write.
         if is_due or self._size + size > MAX_BATCH_BYTES:
             return True
-        return self._loop.time() - self._written_at > _DUE_S  # of an agent that blocks, say
+        # Of an agent that blocks, say; with one that waits there is never more than one event here.
+        return len(self.ready) > 1 and monotonic() - self._written_at > _DUE_S
 
     async def flush(self) -> None:
         """Write what is ready."""
@@ -109,12 +113,14 @@ class SSEWriter:
         try:
             if not self._has_head:
                 await self._write_head()
-            # One that was cancelled has left the rest of what it took, which goes first.
-            self._going = chain(self._going, self._batches())
-            for batch in self._going:
+            if self._going is None and self._is_plain and self._size <= MAX_BATCH_BYTES:
+                ready, self.ready, self._size = self.ready, [], 0
+                self._told = self._taken
+                batch: bytes = b"".join(ready)  # type: ignore[arg-type]
                 await self._send({"type": "http.response.body", "body": batch, "more_body": True})
-            self._going = iter(())
-            self._written_at = self._loop.time()
+            else:
+                await self._write_batches()
+            self._written_at = monotonic()
         except OSError:
             self._lose_client()
         finally:
@@ -150,20 +156,14 @@ class SSEWriter:
         if self.on_gone is not None:
             self.on_gone()
 
-    def _batches(self) -> Iterator[bytes]:
-        """Take what is ready, as few writes of whole events."""
-        ready, self.ready, self._size = self.ready, [], 0
+    async def _write_batches(self) -> None:
+        ready, self.ready, self._size, self._is_plain = self.ready, [], 0, True
         self._told = self._taken
-        batch: list[bytes] = []
-        size = 0
-        for each in ready:
-            for data in (each,) if isinstance(each, bytes) else _pieces(each):
-                if batch and size + len(data) > MAX_BATCH_BYTES:
-                    yield b"".join(batch)
-                    batch, size = [], 0
-                batch.append(data)
-                size += len(data)
-        yield b"".join(batch)
+        # A flush that was cancelled has left the rest of what it took, which goes first.
+        self._going = chain(self._going or (), _batches(ready))
+        for batch in self._going:
+            await self._send({"type": "http.response.body", "body": batch, "more_body": True})
+        self._going = None
 
     def _trailers(self) -> list[tuple[bytes, bytes]]:
         last = self._taken
@@ -183,7 +183,7 @@ class SSEWriter:
             self._timer = self._loop.call_later(self._keepalive_s, self._keep_alive)
 
     def _keep_alive(self) -> None:
-        idle_s = self._loop.time() - self._written_at
+        idle_s = monotonic() - self._written_at
         if idle_s >= self._keepalive_s:
             self._beat = self._loop.create_task(self._write_beat())
             idle_s = 0.0
@@ -194,6 +194,20 @@ class SSEWriter:
             beat = b'{"type":"keepalive","sequence_number":%d}' % self._told.sequence_number
             self.ready.append(b"event: keepalive\ndata: %b\n\n" % beat)
             await self.flush()
+
+
+def _batches(ready: Iterable[bytes | StreamEvent]) -> Iterator[bytes]:
+    """Yield as few writes of whole events as there can be."""
+    batch: list[bytes] = []
+    size = 0
+    for each in ready:
+        for data in (each,) if isinstance(each, bytes) else _pieces(each):
+            if batch and size + len(data) > MAX_BATCH_BYTES:
+                yield b"".join(batch)
+                batch, size = [], 0
+            batch.append(data)
+            size += len(data)
+    yield b"".join(batch)
 
 
 def _pieces(event: StreamEvent) -> Iterator[bytes]:
