@@ -3,13 +3,14 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import anyio
 import pytest
 from starlette.types import ASGIApp
 
-from channel.agent import AgentEvent, Turn
+from channel.agent import Agent, AgentEvent, Turn
 from channel.contract import HostedRunResult
 from channel.deadline import DEADLINE, Deadline, TimeLeft
 from channel.isolation import IsolationKeys
@@ -32,6 +33,18 @@ async def says_and_waits(_: Turn) -> AsyncIterator[AgentEvent]:
 async def waits(_: Turn) -> AsyncIterator[AgentEvent]:
     await asyncio.Event().wait()
     yield "never"
+
+
+def stubborn(let_go: asyncio.Event) -> Agent:
+    """Ignores that it is cancelled."""
+
+    async def agent(_: Turn) -> AsyncIterator[AgentEvent]:
+        yield "a"
+        while not let_go.is_set():
+            with suppress(asyncio.CancelledError):
+                await let_go.wait()
+
+    return agent
 
 
 async def told(app: ASGIApp, left: TimeLeft, **fields: Any) -> Wire:
@@ -142,16 +155,7 @@ async def test_whatever_an_agent_makes_of_its_end_the_turn_has_failed(last: str)
 
 async def test_an_agent_that_ignores_its_end_is_told_and_kept_without_it() -> None:
     let_go = asyncio.Event()
-
-    async def agent(_: Turn) -> AsyncIterator[AgentEvent]:
-        yield "a"
-        while not let_go.is_set():
-            try:
-                await let_go.wait()
-            except asyncio.CancelledError:
-                continue
-
-    app = hosted(agent)
+    app = hosted(stubborn(let_go))
     wire = creating(stream=True)
     wire.scope[DEADLINE] = TimeLeft(0.02, 0.1).since(time.monotonic())
     task = wire.start(app)
@@ -167,18 +171,9 @@ async def test_an_agent_that_ignores_its_end_is_told_and_kept_without_it() -> No
 
 async def test_a_json_reply_of_an_agent_that_ignores_its_end_is_told_without_it() -> None:
     let_go = asyncio.Event()
-
-    async def agent(_: Turn) -> AsyncIterator[AgentEvent]:
-        yield "a"
-        while not let_go.is_set():
-            try:
-                await let_go.wait()
-            except asyncio.CancelledError:
-                continue
-
     wire = creating()
     wire.scope[DEADLINE] = TimeLeft(0.02, 0.1).since(time.monotonic())
-    task = wire.start(hosted(agent))
+    task = wire.start(hosted(stubborn(let_go)))
     with anyio.fail_after(10):
         await wire.until("timeout")
         let_go.set()
