@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
+from math import inf
 from time import monotonic
 from typing import Any, Final
 
@@ -39,6 +40,7 @@ from channel.responses.saying import say
 from channel.responses.stepping import begun
 
 
+_STOPPING_S: Final = 1.0
 _LATE: Final = "The server ran out of time."
 _LOG: Final = logging.getLogger(__name__)
 
@@ -286,22 +288,23 @@ class TurnRun:
 
     async def _kept(self, save: Save, observer: Observer) -> None:
         """Store the turn; where time is short, with calls that are short, and not for ever."""
-        keeping = self._kept_beside(save, observer) if observer.ready else self._keep(save)
+        now = monotonic()
+        until = self._deadline.save_until(now) if self._deadline else inf
+        keeping = self._kept_beside(save, observer, until) if observer.ready else self._keep(save)
         if self._deadline is None:
             await keeping
             return
-        now = monotonic()
         is_late = now >= self._deadline.ends_at
         token = call_limit_s.set(self._deadline.call_s if is_late else None)
         try:
-            async with asyncio.timeout_at(self._deadline.save_until(now)):
+            async with asyncio.timeout_at(until):
                 await keeping
         except TimeoutError as error:
             raise StoreError("The time for a save ran out.") from error
         finally:
             call_limit_s.reset(token)
 
-    async def _kept_beside(self, save: Save, observer: Observer) -> None:
+    async def _kept_beside(self, save: Save, observer: Observer, until: float) -> None:
         """Store the turn while what is ready is written: a client that reads slowly delays nothing."""
         saving = begun(self._keep(save))
         if not saving.done():
@@ -309,8 +312,11 @@ class TurnRun:
         if not saving.done():
             self._writing = begun(observer.flush())
         try:
-            await saving
+            await asyncio.shield(saving)
         except asyncio.CancelledError:
+            # A server that stops lets a save that has begun be finished; a deadline does not.
+            if (left_s := min(_STOPPING_S, until - monotonic())) > 0:
+                await asyncio.wait({saving}, timeout=left_s)
             saving.cancel()
             raise
 

@@ -796,6 +796,31 @@ async def test_a_server_that_stops_leaves_a_cancelled_record() -> None:
     assert store.outcomes == [("cancelled", "Hel")]
 
 
+async def test_a_server_that_stops_lets_a_save_that_has_begun_be_finished() -> None:
+    saves, may_save = asyncio.Event(), asyncio.Event()
+
+    class Slow(Store):
+        async def save(self, keys: IsolationKeys, branch: Branch, turn: StoredTurn, /) -> None:
+            saves.set()
+            await may_save.wait()
+            await super().save(keys, branch, turn)
+
+    async def agent(_: Turn) -> AsyncIterator[AgentEvent]:
+        yield "Hello"
+
+    store = Slow()
+    task = creating(stream=True).start(hosted(agent, store))
+    with anyio.fail_after(5):
+        await saves.wait()
+        task.cancel()
+        await checkpoint()
+        may_save.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    assert store.outcomes == [("completed", "Hello")]
+
+
 async def test_a_server_that_stops_leaves_no_timer_of_the_stream() -> None:
     wire = creating(stream=True)
     task = wire.start(hosted(patient("Hel", asyncio.Event()), keepalive_s=15))
