@@ -53,9 +53,10 @@ class SSEWriter:
     """Writes stream events to an ASGI `send`; nothing is sent before the first `flush`.
 
     Events that `take` got since the last flush go out in as few writes as hold whole events in at
-    most `MAX_BATCH_BYTES`; the first text delta is due at once, others within a moment. After `keepalive_s` seconds
-    without a write (0: never) a `keepalive` event repeats the last sequence number. With
-    `has_trailers` (ASGI's extension) a response that failed is named there, too: `x-error-code`.
+    most `MAX_BATCH_BYTES`; the first text delta is due at once, others within a moment. After
+    `keepalive_s` seconds without a write (0: never) a `keepalive` event repeats the last sequence
+    number. With `has_trailers` (ASGI's extension) a response that failed is named there, too:
+    `x-error-code`.
     """
 
     def __init__(self, send: Send, *, keepalive_s: float = 0.0, has_trailers: bool = False) -> None:

@@ -6,8 +6,8 @@ from typing import Final
 from starlette.types import Receive, Send
 
 from handler.emulator.invocation import BrokenOffError, Invocation, Record
-from handler.emulator.replies import STREAMED, BadReplyError, Head, PreludeReader, whole_reply
-from handler.runtime_api import Failure
+from handler.emulator.replies import BadReplyError, Head, PreludeReader, whole_reply
+from handler.runtime_api import STREAMED, Failure
 
 
 _HAVE_NO_BODY: Final = frozenset({204, 304})

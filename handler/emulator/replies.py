@@ -7,11 +7,9 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from handler.runtime_api import MAX_PRELUDE_BYTES
 
-STREAMED: Final = "application/vnd.awslambda.http-integration-response"
-"""The content type of a streamed reply that begins with status and headers."""
 
-MAX_PRELUDE_BYTES: Final = 16 * 1024
 _DELIMITER: Final = bytes(8)
 _NOT_FORWARDED: Final = frozenset({"connection", "keep-alive", "transfer-encoding", "upgrade"})
 _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")

@@ -9,8 +9,7 @@ import pytest
 from handler.emulator.client import Client
 from handler.emulator.invocation import Invocation, Mode, Record
 from handler.emulator.options import Faults
-from handler.emulator.replies import STREAMED
-from handler.runtime_api import Failure
+from handler.runtime_api import STREAMED, Failure
 
 
 pytestmark = pytest.mark.anyio

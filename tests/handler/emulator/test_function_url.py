@@ -5,7 +5,7 @@ import asyncio
 import httpx
 import pytest
 
-from handler.emulator.replies import STREAMED
+from handler.runtime_api import STREAMED
 from tests.handler.emulator.serving import Gate, is_running, serving
 
 

@@ -3,12 +3,12 @@
 import pytest
 
 from handler.emulator.replies import (
-    MAX_PRELUDE_BYTES,
     BadReplyError,
     Head,
     PreludeReader,
     whole_reply,
 )
+from handler.runtime_api import MAX_PRELUDE_BYTES
 
 
 END = bytes(8)
