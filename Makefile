@@ -71,7 +71,7 @@ build-ResponsesFunction: | $(BIN)/python
 	@cd "$(ARTIFACTS_DIR)" && echo "Packages:" *.dist-info | sed 's/\.dist-info//g' | fold -s -w 100
 
 # What people use and Lambda does not; its packages are not in the zip either.
-LOCAL_ONLY := cli.py emulator local.py start_api.py template_check.py
+LOCAL_ONLY := cli.py embedded.py emulator local.py start_api.py template_check.py
 MEGABYTES := import os, sys; print(round(sum(os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(sys.argv[1]) for name in names) / 1e6, 1))
 
 # Bytecode only counts when Lambda's own version wrote it; hash-based, since a zip changes file times.

@@ -1,6 +1,5 @@
 """The local server: uvicorn on 127.0.0.1, an embedded DynamoDB engine and two development keys."""
 
-import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from msgspec.structs import replace
 
 from handler.app import DEVELOPMENT_KEYS, create_app
+from handler.embedded import embedded_engine
 from infra.dynamodb.client import create_table, make_client
 from infra.logs import log_readably
 from infra.settings import LOCAL_TABLE, Settings, SettingsError
@@ -71,18 +71,10 @@ def engine(settings: Settings, host: str = HOST) -> Iterator[Settings]:
         _make_table(local)
         yield local
         return
-    from moto.server import ThreadedMotoServer  # noqa: PLC0415 - only where it is needed: it is slow
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    embedded = ThreadedMotoServer(host, port=0, verbose=False)
-    embedded.start()
-    _, port = embedded.get_host_and_port()
-    try:
-        local = replace(local, dynamodb_endpoint=f"http://{host}:{port}")
+    with embedded_engine(host) as endpoint:
+        local = replace(local, dynamodb_endpoint=endpoint)
         _make_table(local)
         yield local
-    finally:
-        embedded.stop()
 
 
 def _make_table(settings: Settings) -> None:

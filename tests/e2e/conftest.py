@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from handler.embedded import make_atomic
 from infra.dynamodb.client import create_table
 from tests.infra import engines
 
@@ -35,6 +36,7 @@ def connect() -> Iterator[Connect]:
             client._endpoint.http_session = Session()
             yield client
 
+    make_atomic()
     with mock_aws():
         with connected() as client:
             create_table(client, engines.TABLE)

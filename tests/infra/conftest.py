@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from channel.isolation import IsolationKeys
+from handler.embedded import make_atomic
 from infra.dynamodb.client import create_table
 from tests.infra import engines
 
@@ -57,6 +58,7 @@ def fragile_client(dynalite_endpoint: str) -> Iterator[Any]:
 def moto_client() -> Iterator[Any]:
     from moto import mock_aws  # noqa: PLC0415 - slow to import
 
+    make_atomic()
     with mock_aws(), engines.connected("eu-west-1", None) as client:
         create_table(client, engines.TABLE)
         yield client
