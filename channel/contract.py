@@ -10,6 +10,7 @@ from starlette.routing import BaseRoute
 from channel.agent import Agent, AgentEvent, TextDelta
 from channel.auth import Caller
 from channel.faults import HookError
+from channel.jobs import JobHandler
 from channel.responses.protocol.items import Item
 
 
@@ -133,11 +134,12 @@ def checked_hook_result(hook: object, result: Any, kind: type[_Result]) -> _Resu
 
 @dataclass(frozen=True)
 class ChannelContribution:
-    """What a channel adds to the app: routes below its path, and lifespan callbacks."""
+    """What a channel adds to the app: routes below its path, lifespan callbacks, and jobs by kind."""
 
     routes: Sequence[BaseRoute] = ()
     on_startup: Sequence[Callable[[], Awaitable[None]]] = ()
     on_shutdown: Sequence[Callable[[], Awaitable[None]]] = ()
+    jobs: Mapping[str, JobHandler] = field(default_factory=dict)
 
 
 class ChannelContext(Protocol):

@@ -1,7 +1,7 @@
 """`AgentHost`: one target, its channels and who may call them, as one Starlette app."""
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import cached_property
 from typing import Any, Final
@@ -19,6 +19,7 @@ from channel.auth import READINESS_PATH, Authentication, Authenticator, DenyAll
 from channel.contract import Channel, ChannelContribution, ChannelRequest, HostedRunResult
 from channel.faults import log_fault
 from channel.http import ErrorReplies, RequestIds
+from channel.jobs import JobHandler
 from channel.responses.protocol.errors import RequestError
 
 
@@ -54,12 +55,21 @@ class AgentHost:
     @cached_property
     def app(self) -> Starlette:
         """The app, built once."""
-        contributions = [(channel, channel.contribute(self)) for channel in self.channels]
+        contributions = [*zip(self.channels, self._contributions, strict=True)]
         return _App(
             routes=_routes(contributions),
             middleware=self._middleware(),
-            lifespan=_lifespan([contribution for _, contribution in contributions]),
+            lifespan=_lifespan(self._contributions),
         )
+
+    @cached_property
+    def jobs(self) -> Mapping[str, JobHandler]:
+        """What runs the jobs that the channels start, by kind."""
+        return {kind: run for each in self._contributions for kind, run in each.jobs.items()}
+
+    @cached_property
+    def _contributions(self) -> list[ChannelContribution]:
+        return [channel.contribute(self) for channel in self.channels]
 
     def serve(self, host: str = "127.0.0.1", port: int = 8000, **config: Any) -> None:
         """Serve the app until interrupted; `config` goes to uvicorn (the `local` extra)."""

@@ -11,9 +11,11 @@ from channel.isolation import IsolationKeys
 from channel.ports import (
     Branch,
     Clock,
+    ConcludedError,
     NewToken,
     StoredTurn,
     StoreError,
+    UnfinishedError,
     random_hex,
 )
 from channel.responses.protocol import ids
@@ -37,10 +39,17 @@ class _Node(Struct, gc=False):
     status: Status
     parent: "_Node | None"
     expires_at: float
+    body: str
     is_deleted: bool = False
 
     def turn(self) -> StoredTurn:
         return _decode(self.data)
+
+
+class _Begun(Struct, frozen=True):
+    """The place of a turn that was reopened."""
+
+    parent: _Node | None
 
 
 class InMemoryResponseStore:
@@ -83,12 +92,28 @@ class InMemoryResponseStore:
         response, body = turn.response, branch.body
         known = self._nodes.get((keys, body))
         if known is not None and (known.is_deleted or known.status.is_terminal):
+            if isinstance(branch.place, _Begun) and not known.is_deleted:
+                _require_same(known.turn(), turn)
             return
         if response.id != ids.response_id(body):
             self._name(keys, response.id, body)
-        parent = branch.place if isinstance(branch.place, _Node) else None
+        place = branch.place.parent if isinstance(branch.place, _Begun) else branch.place
+        parent = place if isinstance(place, _Node) else None
         expires_at = self._clock() + self._retention_s
-        self._nodes[keys, body] = _Node(_encode(turn), response.status, parent, expires_at)
+        self._nodes[keys, body] = _Node(_encode(turn), response.status, parent, expires_at, body)
+
+    async def reopen(
+        self, keys: IsolationKeys, response_id: str, /, *, with_history: bool = True
+    ) -> tuple[StoredTurn, Branch] | None:
+        """Return a turn that was begun and is not finished yet, with its branch."""
+        node = self._find(keys, response_id)
+        if node is None or node.status.is_terminal:
+            return None
+        before = self._chain(node.parent) if node.parent and with_history else []
+        if before is None:
+            return None
+        turns = tuple([each.turn() for each in before])
+        return node.turn(), Branch(node.body, turns, _Begun(node.parent))
 
     async def get(self, keys: IsolationKeys, response_id: str, /) -> StoredTurn | None:
         """Return one turn of any status, or None."""
@@ -117,6 +142,8 @@ class InMemoryResponseStore:
         node = self._find(keys, response_id)
         if node is None:
             return False
+        if not node.status.is_terminal:
+            raise UnfinishedError
         node.is_deleted = True
         return True
 
@@ -154,6 +181,11 @@ class InMemoryResponseStore:
             node = node.parent
         chain.reverse()
         return chain
+
+
+def _require_same(stored: StoredTurn, turn: StoredTurn) -> None:
+    if _encode(stored) != _encode(turn):
+        raise ConcludedError(stored)
 
 
 def _require_user(keys: IsolationKeys) -> None:

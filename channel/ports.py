@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from os import urandom
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from msgspec import Struct
 
@@ -38,11 +38,28 @@ class StoreError(Exception):
     is_passing = True
 
 
-class StoredTurn(Struct, frozen=True, gc=False):
-    """One turn as it is kept: its own new input items (normalised, with ids) and its response."""
+class StoredTurn(Struct, frozen=True, gc=False, omit_defaults=True):
+    """One turn as it is kept: its own new input items (normalised, with ids) and its response.
+
+    `job` is what a worker needs to run a turn that was only begun: a finished one has none.
+    """
 
     input: list[Item]
     response: Response
+    job: dict[str, Any] | None = None
+
+
+class ConcludedError(Exception):
+    """A turn that was begun has been concluded by another meanwhile, which counts; `turn` is that."""
+
+    def __init__(self, turn: StoredTurn) -> None:
+        """Take the turn as it is stored."""
+        super().__init__()
+        self.turn = turn
+
+
+class UnfinishedError(Exception):
+    """A turn that was begun is not finished yet, and so it cannot be deleted."""
 
 
 class Branch(Struct, frozen=True):
@@ -76,11 +93,23 @@ class ResponseStore(Protocol):
         ...
 
     async def save(self, keys: IsolationKeys, branch: Branch, turn: StoredTurn, /) -> None:
-        """Keep a finished turn, whole or not at all; saving the same turn again changes nothing.
+        """Keep a turn, whole or not at all; saving the same turn again changes nothing.
 
+        One that is only begun (queued) is replaced when it is saved as finished, and a finished one
+        never: raises `ConcludedError` where a reopened branch was finished by another meanwhile.
         The turn is the store's from then on: the caller changes nothing of it any more.
         `turn.response.id` may be an id of the caller's own making (an alias). Raises
         `TurnTooLargeError` where the turn exceeds what the store can hold.
+        """
+        ...
+
+    async def reopen(
+        self, keys: IsolationKeys, response_id: str, /, *, with_history: bool = True
+    ) -> tuple[StoredTurn, Branch] | None:
+        """Return a turn that was begun and is not finished yet, with its branch, to finish it.
+
+        None where there is no such turn, or where its history is not whole any more, unless it is
+        not asked for.
         """
         ...
 
@@ -97,7 +126,105 @@ class ResponseStore(Protocol):
         ...
 
     async def delete(self, keys: IsolationKeys, response_id: str, /) -> bool:
-        """Delete a response; False where there was none. Its descendants cannot be continued any more."""
+        """Delete a response; False where there was none. Its descendants cannot be continued any more.
+
+        Raises `UnfinishedError` for one that was begun and is not finished.
+        """
+        ...
+
+
+class Run(Struct, frozen=True):
+    """What is known of a turn that was begun: who runs it, and until when that counts.
+
+    `lease_until` is in Unix seconds: a run that is not renewed until then is over, and so is one
+    that nobody has claimed. `owner` is empty until it is claimed. `events_until` says until when
+    its stream events can be read; 0 where it keeps none.
+    """
+
+    lease_until: float
+    owner: str = ""
+    is_cancelled: bool = False
+    events_until: float = 0.0
+
+
+class EventBatch(Struct, frozen=True):
+    """Stream events that were kept together: each as JSON, numbered without gaps from `first` on."""
+
+    first: int
+    events: list[bytes]
+
+    @property
+    def last(self) -> int:
+        """The sequence number of the last event."""
+        return self.first + len(self.events) - 1
+
+
+class RunStore(Protocol):
+    """Turns that were begun, and the events of those that can be resumed, below the isolation keys.
+
+    The outcome of a turn is its record in the `ResponseStore`, and nothing here. No call but
+    `begin` makes a run. Every method raises `StoreError` when the storage fails.
+    """
+
+    async def begin(self, keys: IsolationKeys, response_id: str, run: Run, /) -> None:
+        """Note that a turn was begun; it has no owner yet, or is the owner's from the start."""
+        ...
+
+    async def claim(
+        self, keys: IsolationKeys, response_id: str, owner: str, lease_until: float, /
+    ) -> Run | None:
+        """Become the owner of a run; None where it has one, is cancelled, or over, or never begun."""
+        ...
+
+    async def renew(
+        self, keys: IsolationKeys, response_id: str, owner: str, lease_until: float, /
+    ) -> Run | None:
+        """Extend the lease of a run of one's own; None where it is not, or has run out."""
+        ...
+
+    async def look(
+        self, keys: IsolationKeys, response_id: str, /, *, is_strong: bool = True
+    ) -> Run | None:
+        """Return a run; without `is_strong`, as it was a moment ago, at half the price."""
+        ...
+
+    async def request_cancel(self, keys: IsolationKeys, response_id: str, /) -> Run | None:
+        """Ask for a run to be cancelled, and return it; None where there is none."""
+        ...
+
+    async def append(
+        self, keys: IsolationKeys, response_id: str, batch: EventBatch, until: float, /
+    ) -> None:
+        """Keep events until then; the same batch again changes nothing."""
+        ...
+
+    async def events(
+        self, keys: IsolationKeys, response_id: str, after: int, /
+    ) -> Sequence[EventBatch]:
+        """Return the batches that hold events after that number, in order and without gaps."""
+        ...
+
+    async def last_events(self, keys: IsolationKeys, response_id: str, /) -> EventBatch | None:
+        """Return the batch that was kept last, or None where none can be read."""
+        ...
+
+    async def forget(self, keys: IsolationKeys, response_id: str, /) -> None:
+        """Delete a run and its events."""
+        ...
+
+
+class Job(Struct, frozen=True):
+    """Work for another invocation: what kind of work, and what names it, as JSON values."""
+
+    kind: str
+    payload: dict[str, Any]
+
+
+class Jobs(Protocol):
+    """Starts work that goes on after the reply, in another invocation or another task."""
+
+    async def start(self, job: Job, /) -> None:
+        """Have the job run at least once; raises `StoreError` where that cannot be promised."""
         ...
 
 

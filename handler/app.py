@@ -4,7 +4,7 @@ What a configuration does not need is not imported, which is most of a cold star
 inside the functions.
 """
 
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final
 
 from starlette.applications import Starlette
@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from channel.agent import Agent, AgentReferenceError, load_agent
 from channel.auth import Authenticator, DenyAll, FixedKeys, Principal
 from channel.host import AgentHost
-from channel.ports import ResponseStore, Telemetry
+from channel.ports import Jobs, Telemetry
 from channel.responses.channel import ResponsesChannel
 from infra.settings import DEFAULT_AGENT, Settings, SettingsError
 
@@ -21,8 +21,8 @@ DEVELOPMENT_KEYS: Final = {"dev-alpha": Principal("alpha"), "dev-beta": Principa
 
 
 @cache
-def app_from_environment() -> Starlette:
-    """Build the app of this process, once, and set its logs up; raises `SettingsError`."""
+def host_from_environment() -> AgentHost:
+    """Build the host of this process, once, and set its logs up; raises `SettingsError`."""
     settings = Settings.from_env()
     if settings.on_lambda:
         from infra.telemetry import log_as_json
@@ -32,19 +32,29 @@ def app_from_environment() -> Starlette:
         from infra.logs import log_readably
 
         log_readably(settings)
-    return create_app(settings)
+    return create_host(settings)
 
 
 def create_app(settings: Settings) -> Starlette:
     """Build an app; raises `SettingsError` where the settings cannot be met."""
+    return create_host(settings).app
+
+
+def create_host(settings: Settings) -> AgentHost:
+    """Build a host; raises `SettingsError` where the settings cannot be met."""
     client = _client(settings)
+    stores = _memory_stores() if settings.table_name is None else _stores(settings, client)
     channel = ResponsesChannel(
-        store=_store(settings, client),
+        **stores,
         model=settings.model_name,
         allowed_options=settings.caller_options,
         shows_tools=settings.show_tools,
         keepalive_s=settings.keepalive_s,
         first_event_grace_s=settings.first_event_grace_s,
+        jobs=_jobs(settings),
+        has_background=settings.has_background,
+        has_cancellable_streams=settings.cancellable_streams,
+        event_retention_s=settings.event_retention_minutes * 60.0,
         telemetry=_telemetry(settings),
     )
     return AgentHost(
@@ -52,7 +62,7 @@ def create_app(settings: Settings) -> Starlette:
         channels=[channel],
         authenticator=_authenticator(settings, client),
         cors_origins=settings.cors_origins,
-    ).app
+    )
 
 
 def _agent(settings: Settings) -> Agent:
@@ -81,19 +91,40 @@ def _client(settings: Settings) -> Any:
     return client
 
 
-def _store(settings: Settings, client: Any) -> ResponseStore:
-    if settings.table_name is None:
-        from channel.memory import InMemoryResponseStore
+def _memory_stores() -> dict[str, Any]:
+    from channel.memory import InMemoryResponseStore
+    from channel.memory_runs import InMemoryRunStore
 
-        return InMemoryResponseStore()
+    return {"store": InMemoryResponseStore(), "runs": InMemoryRunStore()}
+
+
+def _stores(settings: Settings, client: Any) -> dict[str, Any]:
+    from infra.dynamodb.client import Table
+    from infra.dynamodb.runs import DynamoDBRunStore
+    from infra.dynamodb.secret import TenantSecret
     from infra.dynamodb.store import DynamoDBResponseStore
 
-    return DynamoDBResponseStore(
-        client,
-        settings.table_name,
-        retention_s=settings.retention_days * 24 * 3600.0,
-        strict_reads=settings.strict_reads,
-    )
+    table = settings.table_name or ""
+    secret = TenantSecret(Table(client, table))
+    return {
+        "store": DynamoDBResponseStore(
+            client,
+            table,
+            secret=secret,
+            retention_s=settings.retention_days * 24 * 3600.0,
+            strict_reads=settings.strict_reads,
+        ),
+        "runs": DynamoDBRunStore(client, table, secret=secret),
+    }
+
+
+def _jobs(settings: Settings) -> Jobs | None:
+    if not settings.on_lambda:
+        return None  # a task of the process, which is there after the reply
+    from infra.invoke import SelfInvoker, make_lambda_client
+
+    make_client = partial(make_lambda_client, settings.region, settings.lambda_endpoint)
+    return SelfInvoker(make_client, settings.function)
 
 
 def _authenticator(settings: Settings, client: Any) -> Authenticator:

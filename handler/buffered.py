@@ -1,7 +1,6 @@
 """`handler.buffered.handler`: the app of the settings, as what Lambda calls; importing it is the init."""
 
-from handler.app import app_from_environment
-from handler.mount import LambdaHandler
+from handler.mount import handler_from_environment
 
 
-handler = LambdaHandler(app_from_environment())
+handler = handler_from_environment()

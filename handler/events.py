@@ -5,7 +5,7 @@ Both mounts read events here, so that there is one mapping from an event to what
 
 import base64
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from functools import cached_property
 from math import inf
@@ -74,20 +74,22 @@ class HTTPEvent(Protocol):
     def __call__(self, response: Any, /) -> dict[str, Any]: ...
 
 
+_NO_WORKER: Final = "for other events a worker can be registered, and none is"
+
+
 class UnknownEventError(Exception):
     """An event is no HTTP request, and no worker is there for other events."""
 
-    def __init__(self, event: Any) -> None:
+    def __init__(self, event: Any, kinds: Iterable[str] = ()) -> None:
         """Say what was received, by the names of its fields, and what is supported."""
         got = f"a value of type {type(event).__name__}"
         if isinstance(event, Mapping):
             names = sorted(map(str, event))
             more = ", …" if len(names) > _SHOWN else ""
             got = f"an object with the fields [{', '.join(names[:_SHOWN])}{more}]"
-        super().__init__(
-            f"The event is {got}. Supported are HTTP requests through a {', '.join(Door)}; for "
-            "other events a worker can be registered, and none is."
-        )
+        supported = f"HTTP requests through a {', '.join(Door)}"
+        others = f"and jobs of the kind {' or '.join(kinds)}" if kinds else _NO_WORKER
+        super().__init__(f"The event is {got}. Supported are {supported}; {others}.")
 
 
 class HTTPEvents:

@@ -12,8 +12,10 @@ from msgspec.structs import replace
 from starlette.types import ASGIApp
 
 from channel.responses.protocol.errors import RequestError
+from handler.app import host_from_environment
 from handler.environment import Environment
 from handler.events import DoorSettings, HTTPEvents, UnknownEventError, error_answer, within_limit
+from handler.worker import JobWorker
 from infra.settings import Settings
 
 
@@ -66,6 +68,13 @@ class LambdaHandler:
 
 async def _awaited(work: Awaitable[Any]) -> Any:
     return await work
+
+
+def handler_from_environment() -> LambdaHandler:
+    """Return the handler of this process: its app, and a worker for its jobs; raises `SettingsError`."""
+    host, settings = host_from_environment(), Settings.from_env()
+    worker = JobWorker(host.jobs, settings.deadline_margin_s)
+    return LambdaHandler(host.app, worker=worker, settings=settings)
 
 
 def _doors(settings: Settings) -> DoorSettings:

@@ -5,9 +5,8 @@ The second way to mount the loop, for a zip whose exec bits got lost: set `Handl
 invocation of its own.
 """
 
-from handler.app import app_from_environment
-from handler.mount import LambdaHandler
+from handler.mount import handler_from_environment
 from handler.streaming import take_over
 
 
-handler = take_over(LambdaHandler(app_from_environment()))
+handler = take_over(handler_from_environment())

@@ -36,6 +36,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     KEEPALIVE_S                15                        idle seconds before a keepalive event; 0 = off
     FIRST_EVENT_GRACE_S        2                         seconds the first event is waited for
     RETENTION_DAYS             30                        days that history is kept
+    EVENT_RETENTION_MINUTES    60                        minutes that the events of a background stream
+                                                         can be read again after it ended
+    CANCELLABLE_STREAMS        0                         streams can be cancelled by their id, for one
+                                                         write more each
     STRICT_READS               0                         strongly consistent reads, at twice the price
     FUNCTION_URL_MODE          RESPONSE_STREAM           what the function URL expects: that, or
                                                          BUFFERED
@@ -50,6 +54,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     PORT                       8000                      port of the local server; 0 = any free one
     POWERTOOLS_SERVICE_NAME    lambda-responses          service name in logs and metrics
     AWS_LAMBDA_FUNCTION_NAME   set by Lambda             says that this is Lambda
+    FUNCTION_ALIAS             set by the template       alias by which the function invokes itself
+    LAMBDA_ENDPOINT            set by `make url`         URL of a Lambda-compatible engine
     AWS_SAM_LOCAL              set by sam local          memory store (without DYNAMODB_ENDPOINT) and
                                                          the development keys
     ========================== ========================= =========================================
@@ -67,6 +73,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     keepalive_s: float = 15.0
     first_event_grace_s: float = 2.0
     retention_days: int = 30
+    event_retention_minutes: int = 60
+    cancellable_streams: bool = False
     strict_reads: bool = False
     url_streams: bool = True
     rest_api_streams: bool = False
@@ -79,6 +87,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     port: int = 8000
     service: str = "lambda-responses"
     on_lambda: bool = False
+    function: str = ""
+    """The name by which the function invokes itself."""
+    lambda_endpoint: str | None = None
+    has_background: bool = True
     is_snap_start: bool = False
     has_development_keys: bool = False
 
@@ -90,6 +102,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         sam_local = read.switch("AWS_SAM_LOCAL", default=False)
         endpoint = read.value("DYNAMODB_ENDPOINT", None, _url)
         # The template names a table that sam local does not have: its containers have none of ours.
+        function, alias = read.text("AWS_LAMBDA_FUNCTION_NAME"), read.text("FUNCTION_ALIAS")
+        lambda_endpoint = read.value("LAMBDA_ENDPOINT", None, _url)
         table = None if sam_local and endpoint is None else read.value("TABLE_NAME", None, _table)
         return cls(
             agent=read.value("AGENT", DEFAULT_AGENT, _reference),
@@ -103,6 +117,10 @@ class Settings(Struct, frozen=True, kw_only=True):
             keepalive_s=read.number("KEEPALIVE_S", 15, 0, 3600),
             first_event_grace_s=read.number("FIRST_EVENT_GRACE_S", 2, 0, 900),
             retention_days=int(read.number("RETENTION_DAYS", 30, 1, 36500, whole=True)),
+            event_retention_minutes=int(
+                read.number("EVENT_RETENTION_MINUTES", 60, 1, 1440, whole=True)
+            ),
+            cancellable_streams=read.switch("CANCELLABLE_STREAMS", default=False),
             strict_reads=read.switch("STRICT_READS", default=False),
             url_streams=read.value(
                 "FUNCTION_URL_MODE", True, _one_of("RESPONSE_STREAM", "BUFFERED")
@@ -118,7 +136,11 @@ class Settings(Struct, frozen=True, kw_only=True):
             else ms / 1000,
             port=int(read.number("PORT", 8000, 0, MAX_PORT, whole=True)),
             service=read.text("POWERTOOLS_SERVICE_NAME") or "lambda-responses",
-            on_lambda=bool(read.text("AWS_LAMBDA_FUNCTION_NAME")),
+            on_lambda=function is not None,
+            function=f"{function}:{alias}" if alias else function or "",
+            lambda_endpoint=lambda_endpoint,
+            # Under sam local, nobody takes an asynchronous invocation.
+            has_background=not sam_local or lambda_endpoint is not None,
             is_snap_start=read.text(_INITIALIZATION) == _SNAP_START,
             has_development_keys=sam_local,
         )

@@ -13,6 +13,7 @@ from samtranslator.parser.parser import Parser
 from samtranslator.translator.translator import Translator
 from samtranslator.yaml_helper import yaml_parse
 
+from channel.responses.background import QUEUE_S
 from infra.settings import Settings
 
 
@@ -46,13 +47,16 @@ def test_it_becomes_these_resources() -> None:
         "AWS::ApiGatewayV2::Api": 1,
         "AWS::ApiGatewayV2::Stage": 1,
         "AWS::DynamoDB::Table": 1,
+        "AWS::IAM::Policy": 1,
         "AWS::IAM::Role": 1,
         "AWS::Lambda::Alias": 1,
+        "AWS::Lambda::EventInvokeConfig": 1,
         "AWS::Lambda::Function": 1,
         "AWS::Lambda::Permission": 3,
         "AWS::Lambda::Url": 1,
         "AWS::Lambda::Version": 1,
         "AWS::Logs::LogGroup": 1,
+        "AWS::SQS::Queue": 1,
     }
 
 
@@ -122,7 +126,7 @@ def test_snapstart_is_of_published_versions_and_can_be_turned_off() -> None:
     }
 
 
-def test_the_role_reaches_this_table_and_this_log_group_only() -> None:
+def test_the_role_reaches_this_table_its_queue_and_its_log_group_only() -> None:
     (policy,) = resources()["Role"]["Properties"]["Policies"]
     granted = [
         (statement["Action"], statement["Resource"])
@@ -133,8 +137,29 @@ def test_the_role_reaches_this_table_and_this_log_group_only() -> None:
     calls = ["DeleteItem", "GetItem", "PutItem", "Query", "UpdateItem"]
     assert granted == [
         ([f"dynamodb:{call}" for call in calls], {"Fn::GetAtt": ["Table", "Arn"]}),
+        ("sqs:SendMessage", {"Fn::GetAtt": ["FailedJobs", "Arn"]}),
         (["logs:CreateLogStream", "logs:PutLogEvents"], {"Fn::GetAtt": ["Logs", "Arn"]}),
     ]
+
+
+def test_the_function_may_invoke_itself_by_its_alias_only() -> None:
+    policy = resources()["JobsPolicy"]["Properties"]
+    (statement,) = policy["PolicyDocument"]["Statement"]
+
+    assert policy["Roles"] == [{"Ref": "Role"}]
+    assert statement["Action"] == "lambda:InvokeFunction"
+    assert statement["Resource"] == {"Fn::Sub": "${ResponsesFunction.Arn}:live"}
+
+
+def test_a_job_is_tried_again_and_kept_where_it_fails_while_its_turn_still_waits_for_it() -> None:
+    config = resources()["ResponsesFunctionEventInvokeConfig"]["Properties"]
+
+    assert config["MaximumRetryAttempts"] == 2
+    assert config["MaximumEventAgeInSeconds"] < QUEUE_S
+    assert config["DestinationConfig"] == {
+        "OnFailure": {"Destination": {"Fn::GetAtt": ["FailedJobs", "Arn"]}}
+    }
+    assert config["Qualifier"] == "live"
 
 
 def test_the_role_that_an_agent_shares_cannot_make_keys() -> None:
@@ -174,7 +199,7 @@ def test_the_defaults_of_the_parameters_are_good_settings() -> None:
 
     settings = Settings.from_env({"AWS_LAMBDA_FUNCTION_NAME": "f", **defaults})
 
-    assert settings == Settings(on_lambda=True, table_name="table")
+    assert settings == Settings(on_lambda=True, function="f", table_name="table")
 
 
 @pytest.mark.parametrize("level", ["DEBUG", "INFO", "WARN", "ERROR"])

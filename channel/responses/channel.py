@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from channel.agent import OPTION_NAMES, TurnError
 from channel.auth import caller_of
@@ -22,21 +22,26 @@ from channel.contract import (
     ChannelRunHook,
     ChannelStreamTransformHook,
 )
-from channel.deadline import DEADLINE
+from channel.deadline import DEADLINE, Deadline
 from channel.faults import log_fault
 from channel.http import JSONReply, error_reply, read_body, request_id
+from channel.jobs import TaskJobs
 from channel.memory import InMemoryResponseStore
-from channel.ports import Clock, ResponseStore, Telemetry, TurnFacts
-from channel.responses.observing import Observer, Unobserved
+from channel.memory_runs import InMemoryRunStore
+from channel.ports import Clock, Jobs, ResponseStore, RunStore, Telemetry
+from channel.responses.background import BACKGROUND, BackgroundTurns
+from channel.responses.following import Follower, Position
+from channel.responses.observing import Unobserved
 from channel.responses.operations import (
     ChannelOptions,
     Page,
+    Prepared,
     ResponseIdFactory,
     ResponseOperations,
 )
 from channel.responses.protocol.errors import RequestError
 from channel.responses.protocol.shapes import checked
-from channel.responses.run import FailedBeforeReplyError, TurnHooks, TurnRun
+from channel.responses.run import FailedBeforeReplyError, TurnHooks, TurnRun, facts_of
 from channel.responses.sse import SSEWriter
 
 
@@ -73,6 +78,11 @@ class ResponsesChannel:
         response_id_factory: ResponseIdFactory | None = None,
         telemetry: Telemetry | None = None,
         clock: Clock = time.time,
+        runs: RunStore | None = None,
+        jobs: Jobs | None = None,
+        has_background: bool = True,
+        has_cancellable_streams: bool = False,
+        event_retention_s: float = 3600.0,
     ) -> None:
         """Take the owner's decisions."""
         unknown = sorted(set(allowed_options) - OPTION_NAMES)
@@ -88,6 +98,10 @@ class ResponsesChannel:
         self._telemetry = telemetry
         self._clock = clock
         self._created = int(clock())
+        self._runs = runs or InMemoryRunStore(clock=clock)
+        self._jobs = jobs
+        self._has_cancellable_streams = has_cancellable_streams
+        self._event_retention_s = event_retention_s
         self._options = ChannelOptions(
             name=self.name,
             model=model,
@@ -96,26 +110,59 @@ class ResponsesChannel:
             first_event_grace_s=first_event_grace_s,
             run_hook=run_hook,
             hooks=TurnHooks(stream_transform_hook, response_hook),
+            has_background=has_background,
             response_id_factory=response_id_factory,
         )
 
     def contribute(self, context: ChannelContext, /) -> ChannelContribution:
         """Return the routes."""
         operations = ResponseOperations(context, self._store, self._options, self._clock)
-        create = _Create(operations, self._keepalive_s, self._telemetry)
-        stored = _Stored(operations)
+        tasks = TaskJobs()
+        background = BackgroundTurns(
+            operations,
+            self._store,
+            self._runs,
+            self._jobs or tasks,
+            self._clock,
+            event_retention_s=self._event_retention_s,
+            telemetry=self._telemetry,
+        )
+        tasks.handlers[BACKGROUND] = background.run
+        streams = _Streams(Follower(background, self._runs, self._clock), self._keepalive_s)
+        create = _Create(
+            operations,
+            background,
+            streams,
+            self._telemetry,
+            has_cancellable_streams=self._has_cancellable_streams,
+        )
+        stored = _Stored(operations, background, streams)
         models = _Models(self._options.model, self._created)
         one = "/responses/{response_id}"
         return ChannelContribution(
             routes=[
                 Route("/responses", create, methods=["POST"]),
                 Route(one, stored.one, methods=["GET", "DELETE"]),
+                Route(f"{one}/cancel", stored.cancel, methods=["POST"]),
                 Route(f"{one}/input_items", stored.input_items, methods=["GET"]),
                 Route("/models", models.list_all, methods=["GET"]),
                 Route("/models/{model:path}", models.retrieve, methods=["GET"]),
             ],
-            on_shutdown=[create.drain],
+            on_shutdown=[create.drain, tasks.drain],
+            jobs={BACKGROUND: background.run},
         )
+
+
+class _Streams:
+    """SSE replies, and what they follow where they are of background responses."""
+
+    def __init__(self, follower: Follower, keepalive_s: float) -> None:
+        self.follower = follower
+        self._keepalive_s = keepalive_s
+
+    def writer(self, scope: Scope, send: Send) -> SSEWriter:
+        has_trailers = "http.response.trailers" in scope.get("extensions", ())
+        return SSEWriter(send, keepalive_s=self._keepalive_s, has_trailers=has_trailers)
 
 
 class _Create:
@@ -124,12 +171,17 @@ class _Create:
     def __init__(
         self,
         operations: ResponseOperations,
-        keepalive_s: float,
+        background: BackgroundTurns,
+        streams: _Streams,
         telemetry: Telemetry | None,
+        *,
+        has_cancellable_streams: bool,
     ) -> None:
         self._operations = operations
-        self._keepalive_s = keepalive_s
+        self._background = background
+        self._streams = streams
         self._telemetry = telemetry
+        self._has_cancellable_streams = has_cancellable_streams
         self._running: set[asyncio.Task[Any]] = set()
 
     async def drain(self) -> None:
@@ -140,14 +192,16 @@ class _Create:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started_at = monotonic()
         body = await read_body(scope, receive)
-        request, turn = await self._operations.create(
-            caller_of(scope),
-            body,
-            request_id=request_id.get(),
-            deadline=scope.get(DEADLINE),
-        )
-        is_stream = bool(request.stream)
-        observer = self._observer(scope, send) if is_stream else _JSONWriter(turn, send)
+        deadline: Deadline | None = scope.get(DEADLINE)
+        prepared = await self._operations.prepare(caller_of(scope), body, deadline=deadline)
+        if prepared.response.background:
+            await self._begin(prepared, deadline, scope, receive, send)
+            return
+        turn = self._operations.turn(prepared, request_id=request_id.get(), deadline=deadline)
+        is_stream = bool(prepared.request.stream)
+        if is_stream and self._has_cancellable_streams and prepared.response.store:
+            receive = await self._background.cancellable(prepared, deadline, receive)
+        observer = self._streams.writer(scope, send) if is_stream else _JSONWriter(turn, send)
         outcome, task = "cancelled", asyncio.current_task()
         try:
             run = turn.run(observer, receive)
@@ -165,12 +219,36 @@ class _Create:
             if task is not None:
                 self._running.discard(task)
             if self._telemetry is not None:
-                facts = _facts(turn, outcome, started_at, is_stream=is_stream)
+                facts = facts_of(turn, outcome, started_at, is_stream=is_stream)
                 self._telemetry.turn_finished(facts)
 
-    def _observer(self, scope: Scope, send: Send) -> Observer:
-        has_trailers = "http.response.trailers" in scope.get("extensions", ())
-        return SSEWriter(send, keepalive_s=self._keepalive_s, has_trailers=has_trailers)
+    async def _begin(
+        self,
+        prepared: Prepared,
+        deadline: Deadline | None,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        response = await self._background.begin(prepared, request_id.get())
+        if not prepared.request.stream:
+            await JSONReply(response).send_to(send)
+            return
+        writer = self._streams.writer(scope, send)
+        position = Position(prepared.asked.caller.keys, response.id)
+        await self._streams.follower.follow(position, writer, receive, deadline)
+
+
+class _Resumed:
+    """The stream of a background response from some position on, as an ASGI app."""
+
+    def __init__(self, streams: _Streams, position: Position) -> None:
+        self._streams = streams
+        self._position = position
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        writer, deadline = self._streams.writer(scope, send), scope.get(DEADLINE)
+        await self._streams.follower.follow(self._position, writer, receive, deadline)
 
 
 class _JSONWriter(Unobserved):
@@ -191,21 +269,28 @@ class _JSONWriter(Unobserved):
 class _Stored:
     """The routes of stored responses."""
 
-    def __init__(self, operations: ResponseOperations) -> None:
+    def __init__(
+        self, operations: ResponseOperations, background: BackgroundTurns, streams: _Streams
+    ) -> None:
         self._operations = operations
+        self._background = background
+        self._streams = streams
 
-    async def one(self, request: Request) -> JSONReply:
+    async def one(self, request: Request) -> ASGIApp:
+        caller, response_id = caller_of(request.scope), _response_id(request)
         if request.method == "DELETE":
-            caller = caller_of(request.scope)
-            return JSONReply(await self._operations.delete(caller, _response_id(request)))
-        return await self._retrieve(request)
-
-    async def _retrieve(self, request: Request) -> JSONReply:
+            await self._background.delete(caller, response_id)
+            return JSONReply({"id": response_id, "object": "response", "deleted": True})
         if request.query_params.get("stream") in ("true", "1"):
-            msg = "This response cannot be streamed: it was not created with 'background' and 'stream'."
-            raise RequestError(msg, param="stream", code="invalid_value")
+            after = _starting_after(request.query_params)
+            response = await self._streams.follower.opened(caller, response_id)
+            is_over = response.status.is_terminal
+            return _Resumed(self._streams, Position(caller.keys, response_id, after, is_over))
+        return JSONReply(await self._background.retrieve(caller, response_id))
+
+    async def cancel(self, request: Request) -> JSONReply:
         caller = caller_of(request.scope)
-        return JSONReply(await self._operations.retrieve(caller, _response_id(request)))
+        return JSONReply(await self._background.cancel(caller, _response_id(request)))
 
     async def input_items(self, request: Request) -> JSONReply:
         page = _page(request.query_params)
@@ -248,6 +333,19 @@ def _page(query: QueryParams) -> Page:
     )
 
 
+class _StreamQuery(Struct, frozen=True):
+    starting_after: Annotated[int, Meta(ge=0)] = -1
+
+
+def _starting_after(query: QueryParams) -> int:
+    given: Any = query.get("starting_after")
+    if not given:
+        return -1
+    if given.isdecimal():
+        given = int(given[:9])
+    return checked({"starting_after": given}, _StreamQuery, "").starting_after
+
+
 def _response_id(request: Request) -> str:
     identifier: str = request.path_params["response_id"]
     return identifier
@@ -281,15 +379,3 @@ def _failed(cause: BaseException) -> JSONReply:
     log_fault(_LOG, "agent failed", cause)
     said = f"The agent failed to answer. Request id: {request_id.get()}"
     return error_reply(said, status=500, headers=_NO_RETRY)
-
-
-def _facts(turn: TurnRun, outcome: str, started_at: float, *, is_stream: bool) -> TurnFacts:
-    first, usage = turn.first_event_at, turn.response.usage
-    return TurnFacts(
-        outcome=outcome,
-        duration_ms=(monotonic() - started_at) * 1000,
-        first_event_ms=None if first is None else (first - started_at) * 1000,
-        input_tokens=usage.input_tokens if usage else 0,
-        output_tokens=usage.output_tokens if usage else 0,
-        stream=is_stream,
-    )

@@ -7,7 +7,7 @@ from enum import Enum, auto
 from types import coroutine
 from typing import Any, Final, TypeVar
 
-from starlette.types import Receive
+from starlette.types import Message, Receive
 
 from channel.deadline import Deadline
 from channel.responses.observing import Observer
@@ -17,6 +17,9 @@ from channel.responses.stepping import Before, resumed
 PATIENCE_S: Final = 5.0
 """Seconds that an agent has to end after its client went away, before its turn is told without it."""
 
+CANCELLED: Final[Message] = {"type": "lambda_responses.cancelled"}
+"""A message besides ASGI's own: the client, who may still read, has cancelled the turn."""
+
 _Event = TypeVar("_Event")
 
 
@@ -24,7 +27,9 @@ class Cut(Enum):
     """Why a turn was ended that was not done."""
 
     CLIENT_GONE = auto()
+    CANCELLED = auto()
     OUT_OF_TIME = auto()
+    SERVER_STOPPED = auto()
 
 
 class Companion:
@@ -92,6 +97,11 @@ class Companion:
         if self._cut(Cut.CLIENT_GONE, self._patience_s):
             self._interrupt()
 
+    def cancel(self) -> None:
+        """Note that the turn was cancelled, and end the agent's wait."""
+        if self._cut(Cut.CANCELLED, self._patience_s):
+            self._asides.append(asyncio.create_task(self._interrupt_when_written()))
+
     def look_at_the_time(self) -> None:
         """Note that the time is over, which nothing else does of an agent that never waits."""
         if self._deadline is not None and time.monotonic() >= self._deadline.ends_at:
@@ -153,6 +163,11 @@ class Companion:
             timer.cancel()
 
     async def _watch_client(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self.lose_client()
+        while True:
+            message = await self._receive()
+            if message["type"] == CANCELLED["type"]:
+                self.cancel()
+                return
+            if message["type"] == "http.disconnect":
+                self.lose_client()
+                return

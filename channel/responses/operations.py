@@ -1,6 +1,6 @@
 """The operations behind the routes: what each asks of the protocol and of the store, in which order."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -20,6 +20,7 @@ from channel.contract import (
 )
 from channel.deadline import Deadline
 from channel.faults import HookError
+from channel.isolation import IsolationKeys
 from channel.ports import Branch, Clock, ResponseStore, StoredTurn
 from channel.responses.protocol import ids, input as given_input
 from channel.responses.protocol.errors import (
@@ -29,11 +30,13 @@ from channel.responses.protocol.errors import (
 )
 from channel.responses.protocol.items import Item
 from channel.responses.protocol.requests import CreateResponse, parse, permitted_names
-from channel.responses.protocol.response import Response
+from channel.responses.protocol.response import Response, Status
 from channel.responses.protocol.stream import ResponseStream, ToolPolicy
 from channel.responses.run import TurnHooks, TurnRun
 
 
+MAX_TURN_S: Final = 900.0
+"""The longest that a turn can take on Lambda, in seconds."""
 MAX_REFERENCES: Final = 128
 """Item references in one request that are looked up in storage; each costs a read."""
 
@@ -51,7 +54,34 @@ class ChannelOptions(Struct, frozen=True, kw_only=True):
     first_event_grace_s: float
     run_hook: ChannelRunHook | None
     hooks: TurnHooks
+    has_background: bool
     response_id_factory: ResponseIdFactory | None
+
+
+class Hold(Struct, frozen=True):
+    """What a turn holds until it is stored: `release` lets it go, and `job` names it for a worker."""
+
+    release: Callable[[], Awaitable[None]]
+    job: dict[str, Any]
+
+
+class _Entered(Struct, frozen=True):
+    branch: Branch
+    hold: Hold | None = None
+
+
+class Prepared(Struct, frozen=True):
+    """A request that can be run: checked, with ids, and with the history that it continues.
+
+    `has_own_history` where a hook has changed what was loaded.
+    """
+
+    request: CreateResponse
+    asked: ChannelRequest
+    response: Response
+    branch: Branch
+    hold: Hold | None = None
+    has_own_history: bool = False
 
 
 class Page(Struct, frozen=True):
@@ -92,13 +122,51 @@ class ResponseOperations:
 
         Raises `RequestError` before anything has happened, and `StoreError`.
         """
+        prepared = await self.prepare(caller, body, deadline=deadline)
+        return prepared.request, self.turn(prepared, request_id=request_id, deadline=deadline)
+
+    async def prepare(
+        self, caller: Caller, body: bytes, *, deadline: Deadline | None = None
+    ) -> Prepared:
+        """Check the request and load what it continues.
+
+        Raises `RequestError` before anything has happened, and `StoreError`.
+        """
         request, items = parse(body)
         if request.text is not None:
             self._require_offered(request.text)
+        if request.background and not self._options.has_background:
+            msg = "Unsupported parameter: 'background' is not offered by this server."
+            raise RequestError(msg, param="background", code="unsupported_parameter")
+        entered = await self._enter(caller, request, deadline)
+        try:
+            return await self._prepared(caller, body, request, items, entered)
+        except BaseException:
+            if entered.hold is not None:
+                await entered.hold.release()
+            raise
+
+    async def _enter(
+        self, caller: Caller, request: CreateResponse, deadline: Deadline | None
+    ) -> _Entered:
+        # The place where conversations are entered: `conversations.enter`, and a `Hold` for its
+        # `leave`; `deadline` says how long a turn may take at most (None: `MAX_TURN_S`).
+        del deadline
         previous = request.previous_response_id
         branch = await self._store.branch(caller.keys, previous)
         if branch is None:
             raise previous_response_not_found(previous or "")
+        return _Entered(branch)
+
+    async def _prepared(
+        self,
+        caller: Caller,
+        body: bytes,
+        request: CreateResponse,
+        items: Sequence[Item],
+        entered: _Entered,
+    ) -> Prepared:
+        branch = entered.branch
         history = history_of(branch.turns)
         kinds = {item["type"] for item in items}
         if given_input.REFERENCE in kinds:
@@ -111,20 +179,8 @@ class ResponseOperations:
         asked = self._channel_request(caller, request, response, history, items)
         if self._options.run_hook is not None:
             asked = await self._hooked(self._options.run_hook, asked, branch, body)
-        return request, self._turn(asked, response, branch, request_id, deadline)
-
-    async def retrieve(self, caller: Caller, response_id: str) -> Response:
-        """Return a stored response; raises `RequestError` (404)."""
-        turn = await self._store.get(caller.keys, response_id)
-        if turn is None:
-            raise response_not_found(response_id)
-        return turn.response
-
-    async def delete(self, caller: Caller, response_id: str) -> dict[str, Any]:
-        """Delete a response; raises `RequestError` (404)."""
-        if not await self._store.delete(caller.keys, response_id):
-            raise response_not_found(response_id)
-        return {"id": response_id, "object": "response", "deleted": True}
+        is_own = asked.history is not history
+        return Prepared(request, asked, response, branch, entered.hold, is_own)
 
     async def input_items(self, caller: Caller, response_id: str, page: Page) -> dict[str, Any]:
         """Return a page of what a response was given: inherited history first, then its own input."""
@@ -174,6 +230,8 @@ class ResponseOperations:
             id=factory(request.previous_response_id) if factory else ids.response_id(branch.body),
             created_at=int(self._clock()),
             model=request.model or self._options.model,
+            status=Status.QUEUED if request.background else Status.IN_PROGRESS,
+            background=bool(request.background),
             **echoed,
         )
 
@@ -229,14 +287,23 @@ class ResponseOperations:
         taken = {item["id"] for item in changed.history}
         return replace(changed, input=given_input.with_ids(changed.input, branch.body, taken))
 
-    def _turn(
+    def hold(self, keys: IsolationKeys, job: dict[str, Any]) -> Hold:
+        """Return what a turn holds by the name that a worker was given."""
+        raise NotImplementedError  # conversations are to come
+
+    def turn(
         self,
-        asked: ChannelRequest,
-        response: Response,
-        branch: Branch,
+        prepared: Prepared,
+        *,
         request_id: str,
-        deadline: Deadline | None,
+        deadline: Deadline | None = None,
+        is_committed: bool = False,
     ) -> TurnRun:
+        """Return the turn of a request, ready to run.
+
+        With `is_committed` the reply has begun already: the agent's first event is not waited for.
+        """
+        asked, response, branch = prepared.asked, prepared.response, prepared.branch
         tools = asked.tools
         names = permitted_names(tools, asked.tool_choice) if tools else frozenset[str]()
         stream = ResponseStream(
@@ -253,10 +320,12 @@ class ResponseOperations:
             turn_input=asked.input,
             save=save,
             clock=self._clock,
-            grace_s=self._options.first_event_grace_s,
+            grace_s=None if is_committed else self._options.first_event_grace_s,
             hooks=self._options.hooks,
             request_id=request_id,
             deadline=deadline,
+            release=prepared.hold.release if prepared.hold else None,
+            is_background=response.background,
         )
 
 

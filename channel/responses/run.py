@@ -28,7 +28,15 @@ from channel.contract import (
 from channel.deadline import Deadline
 from channel.faults import HookError, log_fault
 from channel.http import ClientGoneError
-from channel.ports import Clock, StoredTurn, StoreError, TurnTooLargeError, call_limit_s
+from channel.ports import (
+    Clock,
+    ConcludedError,
+    StoredTurn,
+    StoreError,
+    TurnFacts,
+    TurnTooLargeError,
+    call_limit_s,
+)
 from channel.responses.companion import PATIENCE_S, Companion, Cut
 from channel.responses.observing import Observer
 from channel.responses.protocol.events import StreamEvent
@@ -42,6 +50,7 @@ from channel.responses.stepping import begun
 
 _STOPPING_S: Final = 1.0
 _LATE: Final = "The server ran out of time."
+_STOPPED: Final = "The server was stopped."
 _LOG: Final = logging.getLogger(__name__)
 
 Save = Callable[[StoredTurn], Awaitable[None]]
@@ -67,7 +76,10 @@ class TurnRun:
     """One turn: `run` it once, then read `response`, `is_kept` and `is_late`.
 
     `save` is None for `store: false`. `request_id` is what the client reads of a fault that is
-    not the client's. A turn that is not done at its `deadline` is ended as failed.
+    not the client's. A turn that is not done at its `deadline` is ended as failed. Without a
+    `grace_s` the reply has begun already: every failure is told inside of it. `release` is called
+    once, when the turn is stored or nothing comes of it, and before its end is told. A background
+    turn is nobody's connection: a server that stops has failed it, and not its client.
     """
 
     def __init__(
@@ -78,11 +90,13 @@ class TurnRun:
         turn_input: Sequence[Item],
         save: Save | None,
         clock: Clock,
-        grace_s: float,
+        grace_s: float | None,
         hooks: TurnHooks,
         request_id: str,
         deadline: Deadline | None = None,
         patience_s: float = PATIENCE_S,
+        release: Callable[[], Awaitable[None]] | None = None,
+        is_background: bool = False,
     ) -> None:
         """Prepare to run what `start_agent` begins through the stream."""
         self._stream = stream
@@ -90,12 +104,14 @@ class TurnRun:
         self._input = turn_input
         self._save = save
         self._clock = clock
-        self._grace_s = grace_s
+        self._grace_s = grace_s or 0.0
         self._hooks = hooks
         self._request_id = request_id
         self._deadline = deadline
         self._patience_s = patience_s
-        self._is_committed = False
+        self._release = release
+        self._is_background = is_background
+        self._is_committed = grace_s is None
         self._is_abandoned = False
         self._writing: asyncio.Task[None] | None = None
         self.first_event_at: float | None = None
@@ -134,6 +150,8 @@ class TurnRun:
             observer.abandon()
             if self._writing is not None:
                 self._writing.cancel()  # it is done but where this run is cancelled
+            if self._release is not None:
+                await self._released()
 
     async def _run(self, observer: Observer, companion: Companion) -> None:
         is_finished, failure = False, None
@@ -170,7 +188,7 @@ class TurnRun:
                         await observer.close()
 
     async def _end_cut(self, observer: Observer, cut: Cut) -> None:
-        if self._is_committed:
+        if self._is_committed or cut is Cut.CANCELLED:
             await self._conclude_cut(observer, cut)
         elif cut is Cut.CLIENT_GONE:
             raise ClientGoneError
@@ -189,10 +207,11 @@ class TurnRun:
 
     async def _abandon(self, observer: Observer, companion: Companion) -> None:
         """Tell the turn of an agent that does not end although nobody waits for it any more."""
-        if self._is_committed and companion.cut and not self._stream.is_settled:
+        is_told = self._is_committed or companion.cut is Cut.CANCELLED
+        if is_told and companion.cut and not self._stream.is_settled:
             self._is_abandoned = True
             await self._conclude_cut(observer, companion.cut)
-            if companion.cut is Cut.OUT_OF_TIME:
+            if companion.cut is not Cut.CLIENT_GONE:
                 await observer.close()
 
     async def _forward_all(self, observer: Observer, companion: Companion) -> bool:
@@ -234,16 +253,20 @@ class TurnRun:
 
     def _why_cancelled(self) -> Cut:
         """Return why this task is being cancelled: a server that stops, or a door that closes."""
-        is_late = self._deadline is not None and monotonic() >= self._deadline.ends_at
-        return Cut.OUT_OF_TIME if is_late else Cut.CLIENT_GONE
+        if self._deadline is not None and monotonic() >= self._deadline.ends_at:
+            return Cut.OUT_OF_TIME
+        return Cut.SERVER_STOPPED if self._is_background else Cut.CLIENT_GONE
 
     async def _conclude_cut(self, observer: Observer, cut: Cut) -> None:
-        if cut is Cut.CLIENT_GONE:
+        if cut in (Cut.CLIENT_GONE, Cut.CANCELLED):
             await self._conclude(observer, Status.CANCELLED)
             return
-        _LOG.warning("turn ran out of time")
-        self.is_late = True
-        failure = ResponseFailure("server_error", f"{_LATE} Request id: {self._request_id}")
+        said = _STOPPED
+        if cut is Cut.OUT_OF_TIME:
+            _LOG.warning("turn ran out of time")
+            self.is_late = True
+            said = _LATE
+        failure = ResponseFailure("server_error", f"{said} Request id: {self._request_id}")
         await self._conclude(observer, Status.FAILED, failure=failure)
 
     async def _conclude(
@@ -266,9 +289,23 @@ class TurnRun:
             try:
                 await self._kept(self._save, observer)
                 self.is_kept = True
+            except ConcludedError as concluded:
+                # Another instance has told its end already, as cancelled, say: there is one truth.
+                stream.response = concluded.turn.response
+                self.is_kept = True
             except Exception as error:  # noqa: BLE001 - told as the failure that it is
                 self._fail(error)
+        if self._release is not None:
+            await self._released()
         observer.take(stream.end())
+
+    async def _released(self) -> None:
+        release, self._release = self._release, None
+        if release is not None:
+            try:
+                await release()
+            except StoreError as error:  # what it holds runs out by itself
+                log_fault(_LOG, "turn not released", error)
 
     def _fail(self, error: Exception) -> None:
         """Let a response that was settled be a failed one; nothing is open that would cause events."""
@@ -340,6 +377,19 @@ class TurnRun:
 
     def _now(self) -> int:
         return int(self._clock())
+
+
+def facts_of(turn: TurnRun, outcome: str, started_at: float, *, is_stream: bool) -> TurnFacts:
+    """Return what is measured of a turn whose request came in then (`time.monotonic`)."""
+    first, usage = turn.first_event_at, turn.response.usage
+    return TurnFacts(
+        outcome=outcome,
+        duration_ms=(monotonic() - started_at) * 1000,
+        first_event_ms=None if first is None else (first - started_at) * 1000,
+        input_tokens=usage.input_tokens if usage else 0,
+        output_tokens=usage.output_tokens if usage else 0,
+        stream=is_stream,
+    )
 
 
 def _is_server_stopping(error: BaseException) -> bool:

@@ -12,6 +12,7 @@ from starlette.types import Message, Send
 
 from channel.responses.protocol.events import (
     ContentPartDone,
+    KeptEvent,
     OutputItemDone,
     OutputTextDelta,
     OutputTextDone,
@@ -42,11 +43,13 @@ _PIECE_BYTES: Final = 64 * 1024
 _DUE_S: Final = 0.1
 _WHOLE_BYTES: Final = 512  # as it is reckoned until then
 _encode = msgspec.json.Encoder().encode
+_decode_failed = msgspec.json.Decoder(ResponseFailed).decode
 
 
-def frame(event: StreamEvent) -> bytes:
+def frame(event: StreamEvent | KeptEvent) -> bytes:
     r"""Return `event: <type>\ndata: <json>\n\n`: one line of data, LF only."""
-    return b"event: %b\ndata: %b\n\n" % (event.type.encode(), _encode(event))
+    data = event.data if isinstance(event, KeptEvent) else _encode(event)
+    return b"event: %b\ndata: %b\n\n" % (event.type.encode(), data)
 
 
 class SSEWriter:
@@ -72,15 +75,15 @@ class SSEWriter:
         self._going: Iterator[bytes] | None = None  # what a flush has taken, and not written yet
         self._has_head = False
         self._has_delta = False
-        self._taken: StreamEvent | None = None
-        self._told: StreamEvent | None = None
+        self._taken: StreamEvent | KeptEvent | None = None
+        self._told: StreamEvent | KeptEvent | None = None
         self._written_at = monotonic()
         self._timer: asyncio.TimerHandle | None = None
         self._beat: asyncio.Task[None] | None = None
         self._is_closing = False
         self.on_gone: Callable[[], None] | None = None
 
-    def take(self, events: Sequence[StreamEvent], /) -> bool:
+    def take(self, events: Sequence[StreamEvent | KeptEvent], /) -> bool:
         """Add events to what is ready; return whether it should be flushed now."""
         is_due, size = False, 0
         for event in events:
@@ -92,7 +95,7 @@ class SSEWriter:
                 self.ready.append(data)
                 if not self._has_delta:
                     self._has_delta = is_due = True
-            elif kind in _WHOLE:
+            elif kind in _WHOLE and not isinstance(event, KeptEvent):
                 size = _WHOLE_BYTES
                 self.ready.append(event)
                 self._is_plain = False
@@ -136,9 +139,13 @@ class SSEWriter:
         """Write what is ready and end the stream; nothing follows, and a second call does nothing."""
         if self._is_closing:
             return
-        self.abandon()
         self.ready.append(_DONE)
         self._size += len(_DONE)
+        await self.cut()
+
+    async def cut(self) -> None:
+        """Write what is ready and end the reply, but not the stream: its client may resume it."""
+        self.abandon()
         await self.flush()
         with suppress(OSError):
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -168,6 +175,8 @@ class SSEWriter:
 
     def _trailers(self) -> list[tuple[bytes, bytes]]:
         last = self._taken
+        if isinstance(last, KeptEvent) and last.type == "response.failed":
+            last = _decode_failed(last.data)
         if not isinstance(last, ResponseFailed) or last.response.error is None:
             return []
         code = last.response.error.code

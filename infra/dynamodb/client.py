@@ -30,10 +30,22 @@ class Client(Protocol):
 
 
 class ConditionFailedError(StoreError):
-    """A conditional write found another state; nothing was written."""
+    """A conditional write found another state; nothing was written.
+
+    `found` is the row in the way, where a write asked for it and the engine tells (not all do).
+    """
+
+    found: AttributeValues | None = None
 
 
 def make_client(region: str | None, endpoint: str | None = None, *, attempts: int = 4) -> Any:
+    """Return a DynamoDB client (`make_aws_client`)."""
+    return make_aws_client("dynamodb", region, endpoint, attempts=attempts)
+
+
+def make_aws_client(
+    service: str, region: str | None, endpoint: str | None = None, *, attempts: int = 4
+) -> Any:
     """Return a client tuned for Lambda: short time-outs, few attempts, connections kept alive.
 
     An endpoint over plain http is a local engine, which takes any credentials, so none are looked
@@ -52,7 +64,7 @@ def make_client(region: str | None, endpoint: str | None = None, *, attempts: in
         max_pool_connections=MAX_CONNECTIONS,
     )
     return botocore.session.Session().create_client(
-        "dynamodb",
+        service,
         region_name=region or ("us-east-1" if is_local else None),
         endpoint_url=endpoint,
         aws_access_key_id="local" if is_local else None,
@@ -84,7 +96,9 @@ def _call(operation: Callable[..., dict[str, Any]], arguments: dict[str, Any]) -
         return operation(**arguments)
     except ClientError as error:
         if error.response["Error"]["Code"] == "ConditionalCheckFailedException":
-            raise ConditionFailedError("The condition of a write failed.") from error
+            failed = ConditionFailedError("The condition of a write failed.")
+            failed.found = error.response.get("Item")
+            raise failed from error
         raise StoreError("DynamoDB refused or failed a call.") from error
     except BotoCoreError as error:
         raise StoreError("DynamoDB could not be reached.") from error
@@ -109,8 +123,10 @@ class Table:
         self._client = client
         self._name = name
 
-    async def get(self, partition: str, sort_key: str, *attributes: str) -> AttributeValues | None:
-        """Read one row, strongly consistent; `attributes` names those wanted, or all."""
+    async def get(
+        self, partition: str, sort_key: str, *attributes: str, is_strong: bool = True
+    ) -> AttributeValues | None:
+        """Read one row, strongly consistent by default; `attributes` names those wanted, or all."""
         wanted: dict[str, Any] = {}
         if attributes:
             names = {f"#{index}": name for index, name in enumerate(attributes)}
@@ -119,15 +135,23 @@ class Table:
                 "ExpressionAttributeNames": names,
             }
         found = await self._call(
-            self._client.get_item, partition, sort_key, ConsistentRead=True, **wanted
+            self._client.get_item, partition, sort_key, ConsistentRead=is_strong, **wanted
         )
         item: AttributeValues | None = found.get("Item")
         return item
 
     async def query(
-        self, partition: str, between: tuple[str, str] | None = None, *, is_strong: bool = False
+        self,
+        partition: str,
+        between: tuple[str, str] | None = None,
+        *,
+        is_strong: bool = False,
+        last: int | None = None,
     ) -> list[AttributeValues]:
-        """Read the rows of a range of sort keys, or of the whole partition, page by page."""
+        """Read the rows of a range of sort keys, or of the whole partition, page by page.
+
+        With `last`, only that many, the last ones first.
+        """
         values = {":pk": {"S": partition}}
         condition = "pk = :pk"
         if between:
@@ -143,9 +167,10 @@ class Table:
                 ExpressionAttributeValues=values,
                 ConsistentRead=is_strong,
                 **page,
+                **({"ScanIndexForward": False, "Limit": last} if last else {}),
             )
             items += found["Items"]
-            if "LastEvaluatedKey" not in found:
+            if "LastEvaluatedKey" not in found or last:
                 return items
             page = {"ExclusiveStartKey": found["LastEvaluatedKey"]}
 
@@ -156,13 +181,19 @@ class Table:
         *,
         values: AttributeValues | None = None,
         names: dict[str, str] | None = None,
+        returns: bool = False,
     ) -> None:
-        """Write a row, where the condition holds; raises `ConditionFailedError` where it does not."""
+        """Write a row, where the condition holds; raises `ConditionFailedError` where it does not.
+
+        With `returns` the error has the row that was found, where the engine tells.
+        """
         arguments: dict[str, Any] = {"ConditionExpression": condition} if condition else {}
         if values:
             arguments["ExpressionAttributeValues"] = values
         if names:
             arguments["ExpressionAttributeNames"] = names
+        if returns:
+            arguments["ReturnValuesOnConditionCheckFailure"] = "ALL_OLD"
         await call(self._client.put_item, TableName=self._name, Item=item, **arguments)
 
     async def update(
@@ -173,21 +204,39 @@ class Table:
         *,
         values: AttributeValues,
         names: dict[str, str] | None = None,
-    ) -> None:
-        """Change a row that exists; raises `ConditionFailedError` where it does not."""
-        await self._call(
+        condition: str = "",
+        returns: bool = False,
+    ) -> AttributeValues:
+        """Change a row that exists; return it as it is then, or nothing unless `returns`.
+
+        Raises `ConditionFailedError` where there is none, or where the condition does not hold.
+        """
+        changed = await self._call(
             self._client.update_item,
             partition,
             sort_key,
             UpdateExpression=expression,
-            ConditionExpression="attribute_exists(pk)",
+            ConditionExpression="attribute_exists(pk)" + (condition and f" AND {condition}"),
             ExpressionAttributeValues=values,
             **({"ExpressionAttributeNames": names} if names else {}),
+            **({"ReturnValues": "ALL_NEW"} if returns else {}),
         )
+        item: AttributeValues = changed.get("Attributes", {})
+        return item
 
-    async def delete(self, partition: str, sort_key: str) -> None:
-        """Remove a row, if it is there."""
-        await self._call(self._client.delete_item, partition, sort_key)
+    async def delete(
+        self,
+        partition: str,
+        sort_key: str,
+        *,
+        condition: str | None = None,
+        values: AttributeValues | None = None,
+    ) -> None:
+        """Remove a row, if it is there; raises `ConditionFailedError` where a condition does not hold."""
+        arguments: dict[str, Any] = {"ConditionExpression": condition} if condition else {}
+        if values:
+            arguments["ExpressionAttributeValues"] = values
+        await self._call(self._client.delete_item, partition, sort_key, **arguments)
 
     async def _call(
         self,

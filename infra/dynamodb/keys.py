@@ -7,6 +7,13 @@ make; the parts of an id merely point below it. A body is 52 hex digits:
 
 `seq` is the depth of the turn in its chain, from 1. The first child of a turn stays in its lane and
 later ones open lanes of their own, so a chain is one contiguous range of sort keys per lane.
+
+The body of an entry of a conversation is another version, whose rows are in a partition of their own:
+
+    version 2 │ conversation 20 │ number 12 │ nonce 18
+
+`number` counts what was begun in the conversation, from 1, so its entries sort in that order. It is a
+count and no time, since the clocks of environments differ.
 """
 
 import hmac
@@ -14,18 +21,22 @@ import json
 from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from hashlib import sha256
-from typing import Final, TypeAlias
+from typing import ClassVar, Final, TypeAlias
 
 from msgspec import Struct
 
 from channel.isolation import IsolationKeys
 from channel.ports import NewToken
+from channel.responses.protocol.ids import response_body
 
 
 VERSION: Final = "01"
+ENTRY_VERSION: Final = "02"
 ROOT_LANE: Final = "00000000"
 ONLY_ROW: Final = "!"
 """The sort key of a partition that has a single row."""
+META_ROW: Final = "META"
+"""The sort key of a conversation's own row, beside its entries."""
 
 TENANT_PARTITION: Final = "cfg#tenant"
 API_KEYS_PARTITION: Final = "cfg#keys"
@@ -34,8 +45,12 @@ _TAG_BYTES: Final = 16
 _THREAD_BYTES: Final = 10
 _LANE_BYTES: Final = 4
 _NONCE_BYTES: Final = 8
+_ENTRY_NONCE_BYTES: Final = 9
+_KEY_DIGITS: Final = 32
 _TURN_SEPARATORS: Final = 3
 _AFTER_ALL: Final = "~"  # sorts after hex digits and '#'
+_ENTRIES: Final = "I#"
+_ENTRY_CHUNKS: Final = "C#"
 
 SortKeys: TypeAlias = tuple[str, str]
 """The first and the last sort key of a range, both inclusive."""
@@ -65,12 +80,46 @@ class Node(Struct, frozen=True):
         return f"{self.lane}:{self.seq}"
 
 
+class Entry(Struct, frozen=True):
+    """Where an entry of a conversation is below its tenant: `thread` is the conversation's own."""
+
+    thread: str
+    number: int
+    nonce: str
+
+    @property
+    def body(self) -> str:
+        """The body of the ids of the entry's response and items."""
+        return f"{ENTRY_VERSION}{self.thread}{self.number:012x}{self.nonce}"
+
+    @property
+    def sort_key(self) -> str:
+        """The sort key of the entry's row."""
+        return f"{_ENTRIES}{self.number:012x}{self.nonce}"
+
+
 class Place(Struct, frozen=True):
-    """Where a new turn goes: what `Branch.place` is."""
+    """Where a new turn goes: what `Branch.place` is. `origin` is the entry that a fork begins after."""
 
     node: Node
     parent: Node | None = None
     lineage: tuple[str, ...] = ()
+    origin: Entry | None = None
+
+    @property
+    def before(self) -> Node | Entry | None:
+        """Where the turn before this one is."""
+        return self.parent or self.origin
+
+
+class EntryPlace(Struct, frozen=True):
+    """Where a new turn of a conversation goes, and who holds its lock until when (Unix seconds)."""
+
+    node: Entry
+    owner: str
+    until: float
+
+    before: ClassVar[None] = None
 
 
 def require_user(keys: IsolationKeys) -> None:
@@ -92,9 +141,55 @@ def thread_partition(tenant: str, thread: str) -> str:
     return f"t#{tenant}#{thread}"
 
 
+def conversation_partition(tenant: str, thread: str) -> str:
+    """Return the partition of a conversation: its own row and its entries."""
+    return f"t#{tenant}#c{thread}"
+
+
+def partition_of(tenant: str, located: Node | Entry) -> str:
+    """Return the partition of a turn's row."""
+    if isinstance(located, Entry):
+        return conversation_partition(tenant, located.thread)
+    return thread_partition(tenant, located.thread)
+
+
+def conversation_beside(partition: str) -> str:
+    """Return the partition of the conversation whose name a thread has: the thread holds its forks."""
+    tenant, _, thread = partition.rpartition("#")
+    return f"{tenant}#c{thread}"
+
+
 def alias_partition(tenant: str, response_id: str) -> str:
     """Return the partition of the row that leads from a response id of the caller's making to a body."""
     return f"t#{tenant}#a#{sha256(response_id.encode(errors='surrogatepass')).hexdigest()}"
+
+
+def run_partition(tenant: str, response_id: str) -> str:
+    """Return the partition of a turn that was begun: its run, and its events."""
+    name = response_body(response_id)
+    if name is None:  # of the caller's making: any text
+        name = sha256(response_id.encode(errors="surrogatepass")).hexdigest()
+    return f"t#{tenant}#e#{name}"
+
+
+def idempotency_partition(tenant: str, key: str) -> str:
+    """Return the partition of an idempotency key's row; the key itself is not stored."""
+    return f"t#{tenant}#k#{sha256(key.encode()).hexdigest()[:_KEY_DIGITS]}"
+
+
+def events_key(last: int) -> str:
+    """Return the sort key of events that were kept together, by the number of the last of them."""
+    return f"E#{last:08d}"
+
+
+def events_after(number: int) -> SortKeys:
+    """Return the range of the events after that number, parts of them included."""
+    return events_key(number + 1), f"E#{_AFTER_ALL}"
+
+
+def part_key(sort_key: str, index: int) -> str:
+    """Return the sort key of a part of events that are too large for one row."""
+    return f"{sort_key}#{index:03d}"
 
 
 def api_key_partition(key_id: str) -> str:
@@ -102,8 +197,11 @@ def api_key_partition(key_id: str) -> str:
     return f"key#{key_id}"
 
 
-def parse_body(body: str) -> Node | None:
+def parse_body(body: str) -> Node | Entry | None:
     """Return where the turn of a body is (52 hex digits), or None where another version minted it."""
+    if body.startswith(ENTRY_VERSION):
+        number = int(body[22:34], 16)
+        return Entry(body[2:22], number, body[34:]) if number else None
     if not body.startswith(VERSION):
         return None
     return Node(body[2:22], body[22:30], int(body[30:36], 16), body[36:])
@@ -123,6 +221,27 @@ def child_place(
         lane, lineage = new_token(_LANE_BYTES), (*lineage, parent.cut)
     node = Node(parent.thread, lane, parent.seq + 1, new_token(_NONCE_BYTES))
     return Place(node, parent, lineage)
+
+
+def fork_place(origin: Entry, new_token: NewToken) -> Place:
+    """Return the place after an entry of a conversation, outside of it: in the thread of its name."""
+    node = Node(origin.thread, new_token(_LANE_BYTES), 1, new_token(_NONCE_BYTES))
+    return Place(node, origin=origin)
+
+
+def new_entry(thread: str, number: int, new_token: NewToken) -> Entry:
+    """Return a new entry of a conversation."""
+    return Entry(thread, number, new_token(_ENTRY_NONCE_BYTES))
+
+
+def new_conversation(new_token: NewToken) -> str:
+    """Return the 20 hex digits of a new conversation."""
+    return new_token(_THREAD_BYTES)
+
+
+def entry_range(*, first: str = "", last: str = "") -> SortKeys:
+    """Return the range of a conversation's entries, from one sort key to another; no chunks."""
+    return first or _ENTRIES, last or _ENTRIES + _AFTER_ALL
 
 
 def lane_range(lane: str, last: int) -> SortKeys:
@@ -152,20 +271,40 @@ def node_in(thread: str, sort_key: str) -> Node:
     return Node(thread, lane, int(seq), nonce)
 
 
+def entry_in(thread: str, sort_key: str) -> Entry:
+    """Return where an entry is by the sort key of its row."""
+    digits = sort_key.removeprefix(_ENTRIES)
+    return Entry(thread, int(digits[:12], 16), digits[12:])
+
+
+def located(thread: str, sort_key: str) -> Node | Entry:
+    """Return where a turn is by the sort key of its row."""
+    if sort_key.startswith(_ENTRIES):
+        return entry_in(thread, sort_key)
+    return node_in(thread, sort_key)
+
+
 def chunk_key(sort_key: str, checksum: bytes, index: int) -> str:
     """Return the sort key of one chunk of a turn's payload.
 
     The checksum in it keeps another attempt to save the turn from mixing its chunks with these.
     """
-    return f"{sort_key}#c{checksum[:4].hex()}#{index:03d}"
+    return f"{_chunks_of(sort_key, checksum)}{index:03d}"
 
 
 def chunk_range(sort_key: str, checksum: bytes) -> SortKeys:
     """Return the range of the chunks of a turn's payload."""
-    start = f"{sort_key}#c{checksum[:4].hex()}#"
+    start = _chunks_of(sort_key, checksum)
     return start, start + _AFTER_ALL
 
 
 def is_chunk_key(sort_key: str) -> bool:
     """Whether the row is a chunk of a turn."""
-    return sort_key.count("#") > _TURN_SEPARATORS
+    return sort_key.startswith(_ENTRY_CHUNKS) or sort_key.count("#") > _TURN_SEPARATORS
+
+
+def _chunks_of(sort_key: str, checksum: bytes) -> str:
+    # Those of entries lie apart, so that who reads a page of entries reads no chunks.
+    if sort_key.startswith(_ENTRIES):
+        sort_key = _ENTRY_CHUNKS + sort_key.removeprefix(_ENTRIES)
+    return f"{sort_key}#c{checksum[:4].hex()}#"

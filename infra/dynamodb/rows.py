@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
+from math import ceil
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
@@ -28,12 +29,17 @@ STATUS_LETTERS: Final[Mapping[Status, str]] = MappingProxyType(
 )
 CONTINUABLE: Final = frozenset("cn")
 UNFINISHED: Final = frozenset("qi")
+NEVER: Final = 1 << 53
+"""The expiry of a row that has none."""
 
 
 class TurnRow(Struct, frozen=True):
     """The row of one turn: its payload in `data`, or in `chunks` rows beside it with a checksum.
 
-    Nothing of it changes but its expiry, and its deletion into a tombstone.
+    Nothing of it changes but its expiry, and its deletion into a tombstone. `origin` is the entry
+    of a conversation that the first turn of a fork continues. The rest is of such entries only:
+    who held the conversation's lock (of a turn that was only begun), whether the response cannot
+    be had though its items can, how many those are, and which of them are deleted.
     """
 
     sort_key: str
@@ -44,6 +50,11 @@ class TurnRow(Struct, frozen=True):
     checksum: bytes = b""
     parent: str | None = None
     lineage: tuple[str, ...] = ()
+    origin: str | None = None
+    owner: str = ""
+    is_hidden: bool = False
+    items: int = 0
+    deleted: frozenset[int] = frozenset()
 
     def is_readable(self, now: float) -> bool:
         """Whether it is neither deleted nor expired, which DynamoDB itself notices days later."""
@@ -55,8 +66,9 @@ class TurnRow(Struct, frozen=True):
 
     def decode(self, thread: str, data: bytes) -> StoredTurn:
         """Return the turn of the row's whole payload; raises `CorruptTurnError`."""
-        parent = keys.node_in(thread, self.parent).body if self.parent else None
-        return codec.decode(data, keys.node_in(thread, self.sort_key).body, parent)
+        before = self.parent or self.origin
+        parent = keys.located(thread, before).body if before else None
+        return codec.decode(data, keys.located(thread, self.sort_key).body, parent)
 
 
 class Rows(Struct, frozen=True):
@@ -90,17 +102,44 @@ class Rows(Struct, frozen=True):
         return any(key.startswith(following) for key in self.turns)
 
 
+def new_row(place: keys.Place | keys.EntryPlace, turn: StoredTurn, expires_at: int) -> TurnRow:
+    """Return the row of a turn, still without its payload; an entry of a conversation does not expire."""
+    status = STATUS_LETTERS[turn.response.status]
+    if isinstance(place, keys.EntryPlace):
+        return TurnRow(
+            place.node.sort_key,
+            status,
+            NEVER,
+            owner=place.owner if status in UNFINISHED else "",
+            is_hidden=not turn.response.store,
+            items=len(turn.input) + len(turn.response.output),
+        )
+    return TurnRow(
+        place.node.sort_key,
+        status,
+        expires_at,
+        parent=place.parent.sort_key if place.parent else None,
+        lineage=place.lineage,
+        origin=place.origin.sort_key if place.origin else None,
+    )
+
+
 def parse_turn(item: AttributeValues) -> TurnRow:
     """Read the row of a turn."""
     return TurnRow(
         item["sk"]["S"],
         item["st"]["S"],
-        int(item["ttl"]["N"]),
+        int(item["ttl"]["N"]) if "ttl" in item else NEVER,
         item["d"]["B"] if "d" in item else b"",
         int(item["nx"]["N"]) if "nx" in item else 0,
         item["sum"]["B"] if "sum" in item else b"",
         item["par"]["S"] if "par" in item else None,
         lineage_of(item),
+        item["cv"]["S"] if "cv" in item else None,
+        item["own"]["S"] if "own" in item else "",
+        "hid" in item,
+        int(item["n"]["N"]) if "n" in item else 0,
+        frozenset(map(int, item["del"]["NS"])) if "del" in item else frozenset(),
     )
 
 
@@ -115,7 +154,7 @@ def turn_item(partition: str, row: TurnRow) -> AttributeValues:
         "pk": {"S": partition},
         "sk": {"S": row.sort_key},
         "st": {"S": row.status},
-        "ttl": {"N": str(row.expires_at)},
+        **_expiry(row),
     }
     if row.chunks:
         item |= {"nx": {"N": str(row.chunks)}, "sum": {"B": row.checksum}}
@@ -125,6 +164,16 @@ def turn_item(partition: str, row: TurnRow) -> AttributeValues:
         item["par"] = {"S": row.parent}
     if row.lineage:
         item["lin"] = {"L": [{"S": cut} for cut in row.lineage]}
+    if row.origin:
+        item["cv"] = {"S": row.origin}
+    if row.owner:
+        item["own"] = {"S": row.owner}
+    if row.is_hidden:
+        item["hid"] = {"BOOL": True}
+    if row.items:
+        item["n"] = {"N": str(row.items)}
+    if row.deleted:
+        item["del"] = {"NS": sorted(map(str, row.deleted))}
     return item
 
 
@@ -134,11 +183,26 @@ def chunk_items(partition: str, row: TurnRow, chunks: Iterable[bytes]) -> list[A
         {
             "pk": {"S": partition},
             "sk": {"S": sort_key},
-            "ttl": {"N": str(row.expires_at)},
+            **_expiry(row),
             "d": {"B": chunk},
         }
         for sort_key, chunk in zip(row.chunk_keys(), chunks, strict=True)
     ]
+
+
+def _expiry(row: TurnRow) -> AttributeValues:
+    return {} if row.expires_at == NEVER else {"ttl": {"N": str(row.expires_at)}}
+
+
+def seconds(time: float) -> AttributeValues:
+    """Return a time in Unix seconds as an attribute value, rounded up."""
+    return {"N": str(ceil(time))}
+
+
+def history_of(entries: Iterable[TurnRow], now: float) -> list[TurnRow] | None:
+    """Return the entries whose items are in their conversation; None where one of them has expired."""
+    counted = [row for row in entries if row.status in CONTINUABLE]
+    return counted if all(row.expires_at >= now for row in counted) else None
 
 
 class Refusal(Enum):

@@ -12,13 +12,25 @@ from contextlib import suppress
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from channel import entries
 from channel.isolation import IsolationKeys
-from channel.ports import Branch, Clock, NewToken, StoredTurn, StoreError, random_hex
+from channel.ports import (
+    Branch,
+    Clock,
+    ConcludedError,
+    NewToken,
+    StoredTurn,
+    StoreError,
+    UnfinishedError,
+    random_hex,
+)
 from channel.responses.protocol import ids
 from channel.responses.protocol.items import Item
-from infra.dynamodb import codec, keys, rows
+from infra.dynamodb import codec, keys, rows, turns
 from infra.dynamodb.client import Client, ConditionFailedError, Table, together
+from infra.dynamodb.entries import Entries, EntryAt, History
 from infra.dynamodb.rows import AttributeValues, Refusal, Rows, TurnRow
 from infra.dynamodb.secret import TenantSecret
 
@@ -28,11 +40,6 @@ MAX_RENEWALS: Final = 100
 MAX_LINEAGE: Final = 8
 """Lanes that are read each by a Query of its own; with more, one Query reads all turns of the thread."""
 
-# A turn that was begun but not finished may be finished; any other row of that name is this very
-# turn, since its key holds the nonce.
-_IS_NEW: Final = "attribute_not_exists(pk) OR st IN (:queued, :running)"
-_IS_NEW_VALUES: Final[AttributeValues] = {":queued": {"S": "q"}, ":running": {"S": "i"}}
-
 _logger = logging.getLogger(__name__)
 
 
@@ -41,14 +48,22 @@ class _Found(Struct, frozen=True):
     node: keys.Node
 
 
+class _Begun(Struct, frozen=True):
+    """The place of a turn that was reopened, and the chunks that its beginning may have left."""
+
+    place: keys.Place | keys.EntryPlace
+    chunk_keys: list[str]
+
+
 class _Chain(Struct, frozen=True):
     rows: list[TurnRow]
     payloads: list[bytes]
     is_lane_taken: bool = False
+    origin: History = History()
 
     def decode(self, thread: str) -> tuple[StoredTurn, ...]:
         pairs = zip(self.rows, self.payloads, strict=True)
-        return tuple([row.decode(thread, data) for row, data in pairs])
+        return (*self.origin.turns, *[row.decode(thread, data) for row, data in pairs])
 
 
 class DynamoDBResponseStore:
@@ -76,6 +91,7 @@ class DynamoDBResponseStore:
         self._clock = clock
         self._new_token = new_token
         self._retention_s = retention_s
+        self._entries = Entries(self._table, clock, retention_s)
         self._strict_reads = strict_reads
         self.takes_custom_ids = aliases
 
@@ -88,56 +104,92 @@ class DynamoDBResponseStore:
             place = keys.root_place(self._new_token)
             return Branch(place.node.body, (), place)
         found = await self._find(isolation, previous_response_id)
+        if isinstance(found, EntryAt):
+            return await self._fork(found)
         chain = found and await self._load(found, look_ahead=1)
         if not found or not chain:
             return None
         await self._renew(found.partition, chain.rows)
+        await self._renew(keys.conversation_beside(found.partition), chain.origin.rows)
         place = keys.child_place(
             found.node,
             chain.rows[-1].lineage,
             self._new_token,
             is_lane_taken=chain.is_lane_taken,
         )
-        turns = await asyncio.to_thread(chain.decode, found.node.thread)
-        return Branch(place.node.body, turns, place)
+        before = await asyncio.to_thread(chain.decode, found.node.thread)
+        return Branch(place.node.body, before, place)
+
+    async def _fork(self, found: EntryAt) -> Branch | None:
+        history = await self._entries.to_continue(found)
+        if history is None:
+            return None
+        await self._renew(found.partition, history.rows)
+        place = keys.fork_place(found.entry, self._new_token)
+        return Branch(place.node.body, history.turns, place)
 
     async def save(self, isolation: IsolationKeys, branch: Branch, turn: StoredTurn, /) -> None:
         """Keep a finished turn; saving it again changes nothing."""
-        place = branch.place
-        if not isinstance(place, keys.Place):
+        begun = branch.place if isinstance(branch.place, _Begun) else None
+        place = begun.place if begun else branch.place
+        if not isinstance(place, keys.Place | keys.EntryPlace):
             raise StoreError("The branch is not of this store.")
         tenant = await self._tenant(isolation)
-        partition = keys.thread_partition(tenant, place.node.thread)
-        parent = place.parent.body if place.parent else None
+        partition = keys.partition_of(tenant, place.node)
+        parent = place.before.body if place.before else None
         data = await asyncio.to_thread(codec.encode, turn, place.node.body, parent)
-        chunks = codec.split(data)
-        row = TurnRow(
-            place.node.sort_key,
-            rows.STATUS_LETTERS[turn.response.status],
-            self._expiry(),
-            b"" if chunks else data,
-            len(chunks),
-            codec.checksum(data) if chunks else b"",
-            place.parent.sort_key if place.parent else None,
-            place.lineage,
-        )
+        row = rows.new_row(place, turn, self._expiry())
+        if isinstance(place, keys.EntryPlace) and row.status in rows.CONTINUABLE:
+            await self._entries.require_lock(partition, place)
         if turn.response.id != ids.response_id(branch.body):
             await self._name(tenant, turn.response.id, branch.body)
-        await together(map(self._table.put, rows.chunk_items(partition, row, chunks)))
-        with suppress(ConditionFailedError):
-            await self._table.put(rows.turn_item(partition, row), _IS_NEW, values=_IS_NEW_VALUES)
+        try:
+            await turns.write(self._table, partition, row, data)
+        except ConditionFailedError:
+            if begun:
+                await self._require_same(partition, place.node, turn)
+            return
+        if begun:
+            await together([self._table.delete(partition, key) for key in begun.chunk_keys])
+
+    async def reopen(
+        self, isolation: IsolationKeys, response_id: str, /, *, with_history: bool = True
+    ) -> tuple[StoredTurn, Branch] | None:
+        """Return a turn that was begun and is not finished yet, with its branch."""
+        found = await self._find(isolation, response_id)
+        read = found and await self._read(found)
+        if not found or not read or read[0].status not in rows.UNFINISHED:
+            return None
+        row, turn = read
+        if isinstance(found, EntryAt):
+            history = await self._entries.before(found) if with_history else History()
+            entry = keys.EntryPlace(found.entry, row.owner, until=0.0)
+            begun = _Begun(entry, row.chunk_keys())
+            return history and (turn, Branch(found.entry.body, history.turns, begun))
+        parent = keys.node_in(found.node.thread, row.parent) if row.parent else None
+        before: tuple[StoredTurn, ...] = ()
+        if parent and with_history:
+            chain = await self._load(_Found(found.partition, parent), look_ahead=1)
+            if not chain:
+                return None
+            before = await asyncio.to_thread(chain.decode, parent.thread)
+        place = keys.Place(found.node, parent, row.lineage)
+        return turn, Branch(found.node.body, before, _Begun(place, row.chunk_keys()))
 
     async def get(self, isolation: IsolationKeys, response_id: str, /) -> StoredTurn | None:
         """Return one turn of any status, or None."""
         found = await self._find(isolation, response_id)
         read = found and await self._read(found)
-        return read[1] if read else None
+        return read[1] if read and not read[0].is_hidden else None
 
     async def turns(
         self, isolation: IsolationKeys, response_id: str, /
     ) -> Sequence[StoredTurn] | None:
         """Return the turn and all before it, oldest first, or None where any of them is missing."""
         found = await self._find(isolation, response_id)
+        if isinstance(found, EntryAt):
+            history = await self._entries.up_to(found)
+            return history and history.turns
         chain = found and await self._load(found, look_ahead=0)
         if not found or not chain:
             return None
@@ -148,6 +200,8 @@ class DynamoDBResponseStore:
         place = ids.item_place(item_id)
         found = place and await self._find(isolation, ids.response_id(place.body))
         read = found and await self._read(found)
+        if read and isinstance(found, EntryAt):
+            return entries.find(found.entry.body, read[1], read[0].deleted, item_id)
         if not read or read[0].status not in rows.CONTINUABLE:
             return None
         items = (*read[1].input, *read[1].response.output)
@@ -156,6 +210,8 @@ class DynamoDBResponseStore:
     async def delete(self, isolation: IsolationKeys, response_id: str, /) -> bool:
         """Delete a response: what is left is a tombstone, which ends every chain through it."""
         found = await self._find(isolation, response_id)
+        if isinstance(found, EntryAt):
+            return await self._entries.hide(found)
         if not found:
             return False
         partition, sort_key = found.partition, found.node.sort_key
@@ -164,22 +220,26 @@ class DynamoDBResponseStore:
             return False
         row = rows.parse_turn(item)
         existed = row.is_readable(self._clock())
+        if existed and row.status in rows.UNFINISHED:
+            raise UnfinishedError
         if existed:
-            # The tombstone keeps the names of the chunks: when their deletion is cut off, the
-            # next one finishes it.
-            await self._table.update(
-                partition,
-                sort_key,
-                "SET st = :deleted REMOVE d",
-                values={":deleted": {"S": rows.DELETED}},
-            )
-        await together([self._table.delete(partition, key) for key in row.chunk_keys()])
+            await turns.erase(self._table, partition, row, row.expires_at)
+        else:
+            await turns.erase_chunks(self._table, partition, row)
         return existed
+
+    async def _require_same(
+        self, partition: str, node: keys.Node | keys.Entry, turn: StoredTurn
+    ) -> None:
+        """Raise `ConcludedError` unless what is stored is this turn, by an attempt before this one."""
+        read = await turns.read(self._table, partition, node, self._clock())
+        if read and read[1] != turn:
+            raise ConcludedError(read[1])
 
     async def _tenant(self, isolation: IsolationKeys) -> str:
         return keys.tenant_tag(await self._secret(), isolation)
 
-    async def _find(self, isolation: IsolationKeys, response_id: str) -> _Found | None:
+    async def _find(self, isolation: IsolationKeys, response_id: str) -> _Found | EntryAt | None:
         body = ids.response_body(response_id)
         if body is None and not self.takes_custom_ids:
             return None
@@ -187,23 +247,27 @@ class DynamoDBResponseStore:
         if body is None:
             body = await self._named(tenant, response_id)
         node = keys.parse_body(body) if body else None
-        return _Found(keys.thread_partition(tenant, node.thread), node) if node else None
+        if node is None:
+            return None
+        partition = keys.partition_of(tenant, node)
+        if isinstance(node, keys.Entry):
+            return EntryAt(partition, node)
+        return _Found(partition, node)
 
-    async def _read(self, found: _Found) -> tuple[TurnRow, StoredTurn] | None:
-        item = await self._table.get(found.partition, found.node.sort_key)
-        row = rows.parse_turn(item) if item else None
-        if not item or not row or not row.is_readable(self._clock()):
-            return None
-        items = [item]
-        if row.chunks:
-            between = keys.chunk_range(row.sort_key, row.checksum)
-            items += await self._table.query(found.partition, between, is_strong=True)
-        data = Rows.parse(items).payload(row)
-        if data is None:
-            return None
-        return row, await asyncio.to_thread(row.decode, found.node.thread, data)
+    async def _read(self, found: _Found | EntryAt) -> tuple[TurnRow, StoredTurn] | None:
+        node = found.entry if isinstance(found, EntryAt) else found.node
+        return await turns.read(self._table, found.partition, node, self._clock())
 
     async def _load(self, found: _Found, *, look_ahead: int) -> _Chain | None:
+        chain = await self._load_thread(found, look_ahead=look_ahead)
+        if chain is None or chain.rows[0].origin is None:
+            return chain
+        origin = keys.entry_in(found.node.thread, chain.rows[0].origin)
+        at = EntryAt(keys.conversation_beside(found.partition), origin)
+        history = await self._entries.through(at)
+        return replace(chain, origin=history) if history else None
+
+    async def _load_thread(self, found: _Found, *, look_ahead: int) -> _Chain | None:
         # Rows never change once they are written, so an eventually consistent read that holds the
         # whole chain is right; only one that does not is repeated, once.
         for is_strong in (True,) if self._strict_reads else (False, True):
@@ -237,7 +301,7 @@ class DynamoDBResponseStore:
                 items += more
         return Rows.parse(items)
 
-    async def _renew(self, partition: str, chain: list[TurnRow]) -> None:
+    async def _renew(self, partition: str, chain: Sequence[TurnRow]) -> None:
         half = self._clock() + self._retention_s / 2
         due: list[TurnRow] = []
         updates = 0

@@ -396,7 +396,7 @@ def a_wrong_value_names_its_parameter(client: Client) -> None:
             "input[0].content[0].image_url",
             "invalid_type",
         ),
-        ({"input": "x", "background": True}, "background", "unsupported_parameter"),
+        ({"input": "x", "background": True, "store": False}, "background", "unsupported_parameter"),
     ]
     for fields, param, code in wrong:
         for stream in (False, True):

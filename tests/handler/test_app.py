@@ -116,7 +116,7 @@ def test_an_agent_that_cannot_be_loaded_is_one_sentence(reference: str, said: st
 
 def imported_by(environ: dict[str, str]) -> set[str]:
     """Return the modules of a fresh interpreter that has built the app of this environment."""
-    code = "import sys, handler.app; handler.app.app_from_environment(); print(*sys.modules)"
+    code = "import sys, handler.app; handler.app.host_from_environment().app; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, check=True)
     return set(run.stdout.decode().split())
 

@@ -8,7 +8,7 @@ from importlib import import_module
 
 import pytest
 
-from handler.app import app_from_environment
+from handler.app import host_from_environment
 from handler.mount import LambdaHandler
 from infra.logs import LOGGERS
 from tests.handler.events import Context, function_url
@@ -19,9 +19,9 @@ def _process_as_before() -> Iterator[None]:
     """The import sets the logs of its process up, and its app is made once."""
     loggers = [logging.getLogger(name) for name in LOGGERS]
     before = [(each, each.level, each.handlers, each.propagate) for each in loggers]
-    app_from_environment.cache_clear()
+    host_from_environment.cache_clear()
     yield
-    app_from_environment.cache_clear()
+    host_from_environment.cache_clear()
     sys.modules.pop("handler.takeover", None)
     for each, level, handlers, propagate in before:
         each.setLevel(level)

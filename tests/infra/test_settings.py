@@ -162,14 +162,27 @@ def test_a_long_bad_value_is_shown_by_its_beginning() -> None:
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [
-        ({"AWS_LAMBDA_FUNCTION_NAME": "f"}, {"on_lambda": True}),
+        ({"AWS_LAMBDA_FUNCTION_NAME": "f"}, {"on_lambda": True, "function": "f"}),
+        (
+            {"AWS_LAMBDA_FUNCTION_NAME": "f", "FUNCTION_ALIAS": "live"},
+            {"on_lambda": True, "function": "f:live"},
+        ),
         (
             {"AWS_LAMBDA_FUNCTION_NAME": "f", "TABLE_NAME": "table"},
-            {"on_lambda": True, "table_name": "table"},
+            {"on_lambda": True, "function": "f", "table_name": "table"},
         ),
         (
             {"AWS_LAMBDA_FUNCTION_NAME": "f", "TABLE_NAME": "table", "AWS_SAM_LOCAL": "true"},
-            {"on_lambda": True, "has_development_keys": True},
+            {
+                "on_lambda": True,
+                "function": "f",
+                "has_development_keys": True,
+                "has_background": False,
+            },
+        ),
+        (
+            {"AWS_SAM_LOCAL": "true", "LAMBDA_ENDPOINT": "http://h:2"},
+            {"has_development_keys": True, "lambda_endpoint": "http://h:2"},
         ),
         (
             {"TABLE_NAME": "table", "AWS_SAM_LOCAL": "true", "DYNAMODB_ENDPOINT": "http://h:1"},
@@ -177,6 +190,7 @@ def test_a_long_bad_value_is_shown_by_its_beginning() -> None:
                 "table_name": "table",
                 "has_development_keys": True,
                 "dynamodb_endpoint": "http://h:1",
+                "has_background": False,
             },
         ),
         (

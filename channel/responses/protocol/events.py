@@ -1,6 +1,6 @@
 """Stream events: what a client reads, one Struct for each wire `type` that an agent can cause."""
 
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -32,8 +32,12 @@ class ResponseCreated(Lifecycle, frozen=True, gc=False, tag="response.created"):
     """Always the first."""
 
 
+class ResponseQueued(Lifecycle, frozen=True, gc=False, tag="response.queued"):
+    """The second of a background response."""
+
+
 class ResponseInProgress(Lifecycle, frozen=True, gc=False, tag="response.in_progress"):
-    """Always the second."""
+    """The second, or the third of a background response."""
 
 
 class ResponseCompleted(Lifecycle, frozen=True, gc=False, tag="response.completed"):
@@ -199,3 +203,19 @@ class McpCallCompleted(InItem, frozen=True, gc=False, tag="response.mcp_call.com
 
 class McpCallFailed(InItem, frozen=True, gc=False, tag="response.mcp_call.failed"):
     """Such a tool failed, or was cut off by the end of the turn."""
+
+
+class KeptEvent(Struct, frozen=True, gc=False):
+    """An event that was kept as JSON, whatever it is."""
+
+    type: str
+    sequence_number: int
+    data: bytes
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether it is the last of its response."""
+        return self.type in _TERMINAL_TYPES
+
+
+_TERMINAL_TYPES: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})

@@ -1,4 +1,4 @@
-"""Ids: `resp_<body>` for a response, `<prefix>_<body><index>` for the items of its turn.
+"""Ids: `resp_<body>` for a response, `<prefix>_<body><index>` for the items of its turn, `conv_<name>`.
 
 A body is 52 hex digits that the store minted; what they mean is the store's business. An item id
 holds the body of its turn and the item's index among the turn's input and output items, so an item
@@ -10,10 +10,12 @@ from typing import Final, NamedTuple
 
 
 RESPONSE_PREFIX: Final = "resp_"
+CONVERSATION_PREFIX: Final = "conv_"
 BODY_DIGITS: Final = 52
 MAX_ITEMS: Final = 0x10000
 
 _BODY = re.compile(r"[0-9a-f]{52}\Z")
+_CONVERSATION = re.compile(r"conv_([0-9a-f]{20})\Z")
 _ITEM = re.compile(r"[a-z]{1,8}_([0-9a-f]{52})([0-9a-f]{4})\Z")
 
 _ITEM_PREFIXES: Final = {
@@ -52,6 +54,17 @@ def response_body(identifier: str) -> str | None:
     if body is identifier or len(body) == len(identifier) or not _BODY.match(body):
         return None
     return body
+
+
+def conversation_id(name: str) -> str:
+    """Return the id of the conversation that a store gave this name, 20 hex digits."""
+    return CONVERSATION_PREFIX + name
+
+
+def conversation_name(identifier: str) -> str | None:
+    """Return the name inside a conversation id, or None where it has none."""
+    match = _CONVERSATION.match(identifier)
+    return match[1] if match else None
 
 
 def item_id(item_type: str, body: str, index: int) -> str:

@@ -152,9 +152,12 @@ def permitted_names(
 
 
 def _require_supported(request: CreateResponse) -> None:
-    if not (request.background or request.conversation or request.prompt):
+    if request.background and request.store is False:
+        msg = "Unsupported parameter: 'background' needs 'store', which is false."
+        raise RequestError(msg, param="background", code="unsupported_parameter")
+    if not (request.conversation or request.prompt):
         return
-    refused = ("background", "conversation", "prompt")
+    refused = ("conversation", "prompt")
     name = next(name for name in refused if getattr(request, name))
     msg = f"Unsupported parameter: '{name}' is not supported by this server."
     raise RequestError(msg, param=name, code="unsupported_parameter")

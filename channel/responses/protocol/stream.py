@@ -42,7 +42,6 @@ _UNSAVED = frozenset({Status.FAILED})
 
 TRANSITIONS: Final[Mapping[Status, frozenset[Status]]] = MappingProxyType(
     {
-        # No response is queued yet: that is for background responses, which are to come.
         Status.QUEUED: frozenset({Status.IN_PROGRESS, Status.FAILED, Status.CANCELLED}),
         Status.IN_PROGRESS: _OUTCOMES,
         # Settled, but not yet told: when a hook or the storage fails now, the response has failed.
@@ -61,6 +60,19 @@ _TERMINAL_EVENT: Final[Mapping[Status, type[ev.Lifecycle]]] = MappingProxyType(
         Status.CANCELLED: ev.ResponseFailed,
     }
 )
+
+
+QUEUED_EVENTS: Final = 2
+
+
+def queue(response: Response) -> list[StreamEvent]:
+    """Return `response.created` and `response.queued`, the first events of a queued response."""
+    return [ev.ResponseCreated(0, response), ev.ResponseQueued(1, response)]
+
+
+def ending(number: int, response: Response) -> StreamEvent:
+    """Return the terminal event of a response that has ended, as its event of that number."""
+    return _TERMINAL_EVENT[response.status](number, response)
 
 
 class ToolPolicy(msgspec.Struct, frozen=True, gc=False):
@@ -105,7 +117,11 @@ class ResponseStream:
         self._is_ended = False
 
     def start(self) -> list[StreamEvent]:
-        """Return `response.created` and `response.in_progress`."""
+        """Return `response.created` and `response.in_progress`; of a queued one, what follows `queue`."""
+        if self.response.status is Status.QUEUED:
+            self._next = count(QUEUED_EVENTS).__next__
+            self.response = msgspec.structs.replace(self.response, status=Status.IN_PROGRESS)
+            return [ev.ResponseInProgress(self._next(), self.response)]
         return [
             ev.ResponseCreated(self._next(), self.response),
             ev.ResponseInProgress(self._next(), self.response),
@@ -313,7 +329,7 @@ class ResponseStream:
             msg = "a response ends once, after it was settled"
             raise AgentEventError(msg)
         self._is_ended = True
-        return [_TERMINAL_EVENT[self.response.status](self._next(), self.response)]
+        return [ending(self._next(), self.response)]
 
     # What the methods above share.
 

@@ -355,12 +355,18 @@ def test_a_missing_field_is_refused_by_its_name(fields: dict[str, Any], param: s
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("background", True), ("conversation", "conv_1"), ("prompt", {"id": "pmpt_1"})],
+    [("conversation", "conv_1"), ("prompt", {"id": "pmpt_1"})],
 )
 def test_what_is_not_supported_is_said(name: str, value: Any) -> None:
     error = refused_fields(**{name: value})
 
     assert (error.status, error.param, error.code) == (400, name, "unsupported_parameter")
+
+
+def test_a_background_response_has_to_be_stored() -> None:
+    error = refused_fields(background=True, store=False)
+
+    assert (error.status, error.param, error.code) == (400, "background", "unsupported_parameter")
 
 
 @pytest.mark.parametrize("limit", [{"metadata": {f"{i:064}": "v" * 512 for i in range(16)}}])

@@ -1,0 +1,341 @@
+"""Background turns: begun by one invocation, run by another, looked at and cancelled from any.
+
+What a turn came to is its record in the response store, and whoever finishes that first is right:
+the worker, the one who cancels, or the one who notices that the worker is gone. Its run (lease,
+owner, cancel flag) only says who may still be at work.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace as with_fields
+from functools import partial
+from time import monotonic
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+from starlette.types import Receive
+
+from channel.auth import Caller
+from channel.contract import ChannelRequest
+from channel.deadline import Deadline
+from channel.faults import log_fault
+from channel.http import ClientGoneError, request_id
+from channel.isolation import (
+    IsolationKeys,
+    reset_current_isolation_keys,
+    set_current_isolation_keys,
+)
+from channel.ports import (
+    Clock,
+    ConcludedError,
+    EventBatch,
+    Job,
+    Jobs,
+    NewToken,
+    ResponseStore,
+    Run,
+    RunStore,
+    StoredTurn,
+    StoreError,
+    Telemetry,
+    TurnTooLargeError,
+    UnfinishedError,
+    random_hex,
+)
+from channel.responses.event_log import EventLog
+from channel.responses.observing import Observer, Unobserved
+from channel.responses.operations import MAX_TURN_S, Prepared, ResponseOperations, history_of
+from channel.responses.protocol.errors import RequestError, response_not_found
+from channel.responses.protocol.requests import CreateResponse
+from channel.responses.protocol.response import Response, ResponseFailure, Status
+from channel.responses.protocol.salvage import salvaged
+from channel.responses.protocol.stream import queue
+from channel.responses.run import facts_of
+from channel.responses.watching import LEASE_S, Pause, Watch, first_of
+
+
+BACKGROUND: Final = "responses.background"
+"""The kind of the job that runs a background turn."""
+QUEUE_S: Final = 1800.0
+"""Seconds that a turn may wait for its worker; longer than Lambda keeps the event (the template's)."""
+CANCEL_WAIT_S: Final = 4.0
+"""Seconds that a worker is given to end a cancelled turn itself, with what it has said."""
+
+_CANCEL_POLL_S: Final = 0.25
+_GONE: Final = "The server that ran this response is gone."
+_NOT_STARTED: Final = "The response could not be started."
+_LOG: Final = logging.getLogger(__name__)
+_encode = msgspec.json.Encoder().encode
+
+OnEnded = Callable[[IsolationKeys, str, Response], Awaitable[None]]
+"""Called with the keys, the name of the principal and the response, when a background turn ended."""
+
+
+class _Named(Struct, frozen=True):
+    """The payload of a job: which turn, of whom; `request_id` is that of the request that began it."""
+
+    response_id: str
+    keys: IsolationKeys
+    request_id: str
+
+
+class BackgroundTurns:
+    """Begins, runs, watches and cancels the background turns of one channel."""
+
+    def __init__(
+        self,
+        operations: ResponseOperations,
+        store: ResponseStore,
+        runs: RunStore,
+        jobs: Jobs,
+        clock: Clock,
+        *,
+        event_retention_s: float,
+        on_ended: OnEnded | None = None,
+        telemetry: Telemetry | None = None,
+        new_token: NewToken = random_hex,
+        pause: Pause = asyncio.sleep,
+    ) -> None:
+        """Keep the events of a stream for `event_retention_s` after the longest that a turn can take."""
+        self._operations = operations
+        self._store = store
+        self._runs = runs
+        self._jobs = jobs
+        self._clock = clock
+        self._event_retention_s = event_retention_s
+        self._on_ended = on_ended
+        self._telemetry = telemetry
+        self._new_token = new_token
+        self._pause = pause
+
+    async def begin(self, prepared: Prepared, identifier: str) -> Response:
+        """Store a queued turn and start its job; `identifier` is that of the request.
+
+        Raises `StoreError` where the job may not have been started: then the turn has failed.
+        """
+        keys, response = prepared.asked.caller.keys, prepared.response
+        turn = StoredTurn([*prepared.asked.input], response, _job(prepared, identifier))
+        now = self._clock()
+        streams = bool(prepared.request.stream)
+        events_until = now + MAX_TURN_S + self._event_retention_s if streams else 0.0
+        run = Run(lease_until=now + QUEUE_S, events_until=events_until)
+        writes = [
+            self._store.save(keys, prepared.branch, turn),
+            self._runs.begin(keys, response.id, run),
+        ]
+        if streams:
+            batch = EventBatch(0, [_encode(event) for event in queue(response)])
+            writes.append(self._runs.append(keys, response.id, batch, events_until))
+        try:
+            await _all(writes)
+            named = _Named(response.id, keys, identifier)
+            await self._jobs.start(Job(BACKGROUND, msgspec.to_builtins(named)))
+        except BaseException as error:
+            with suppress(StoreError):
+                await self._conclude(keys, response.id, Status.FAILED, _NOT_STARTED)
+            if prepared.hold is not None:
+                await prepared.hold.release()
+            if isinstance(error, TurnTooLargeError):
+                said = "The request is too large to be stored."
+                raise RequestError(said, status=413, code="request_too_large") from error
+            raise
+        return response
+
+    async def run(self, payload: dict[str, Any], deadline: Deadline | None) -> None:
+        """Run the turn of a job, unless it was run, cancelled or given up before.
+
+        Raises `StoreError` before the agent was started; the job may be tried again then.
+        """
+        named = msgspec.convert(payload, _Named)
+        keys, response_id = named.keys, named.response_id
+        owner = self._new_token(8)
+        run = await self._runs.claim(keys, response_id, owner, self._clock() + LEASE_S)
+        if run is None:
+            # A job that comes twice; or the first one crashed, which is told now at the latest.
+            await self.look(keys, response_id)
+            return
+        opened = await self._store.reopen(keys, response_id)
+        if opened is None:
+            await self._conclude(keys, response_id, Status.FAILED, _NOT_STARTED)
+            return
+        prepared = self._reopened(*opened)
+        turn = self._operations.turn(
+            prepared, request_id=named.request_id, deadline=deadline, is_committed=True
+        )
+        observer: Observer = Unobserved()
+        if run.events_until:
+            append = partial(self._runs.append, keys, response_id)
+            observer = EventLog(lambda batch: append(batch, run.events_until))
+        watch = Watch(self._runs, keys, response_id, owner, self._clock, pause=self._pause)
+        started_at = monotonic()
+        id_token, keys_token = request_id.set(named.request_id), set_current_isolation_keys(keys)
+        try:
+            with suppress(ClientGoneError):
+                await turn.run(observer, watch.receive)
+            if self._telemetry is not None:
+                outcome = str(turn.response.status)
+                self._telemetry.turn_finished(facts_of(turn, outcome, started_at, is_stream=False))
+            await self._tell(keys, prepared.asked.caller.principal.name, turn.response)
+        finally:
+            reset_current_isolation_keys(keys_token)
+            request_id.reset(id_token)
+
+    async def retrieve(self, caller: Caller, response_id: str) -> Response:
+        """Return a stored response as it is now; raises `RequestError` (404)."""
+        response = await self.look(caller.keys, response_id)
+        if response is None:
+            raise response_not_found(response_id)
+        return response
+
+    async def delete(self, caller: Caller, response_id: str) -> None:
+        """Delete a response, its run and its events; raises `RequestError` (404, or 400 while it runs)."""
+        keys = caller.keys
+        try:
+            existed = await self._store.delete(keys, response_id)
+        except UnfinishedError:
+            response = await self.look(keys, response_id)
+            if response is not None and not response.status.is_terminal:
+                msg = f"Response with id '{response_id}' is in progress: cancel it, then delete it."
+                raise RequestError(msg) from None
+            existed = await self._store.delete(keys, response_id)
+        if not existed:
+            raise response_not_found(response_id)
+        await self._runs.forget(keys, response_id)
+
+    async def cancel(self, caller: Caller, response_id: str) -> Response:
+        """Cancel a background turn, or a stream that can be cancelled; return its response.
+
+        Raises `RequestError`: 404, 400 where there is nothing to cancel, 409 where a stream was
+        asked to stop and has not stopped yet.
+        """
+        keys = caller.keys
+        run = await self._runs.request_cancel(keys, response_id)
+        response = await self.look(keys, response_id)
+        if run is not None and (response is None or not response.status.is_terminal):
+            is_at_work = run.owner and run.lease_until >= self._clock()
+            if is_at_work:
+                response = await self._ended(keys, response_id)
+            if response is None and is_at_work:
+                msg = f"Response with id '{response_id}' is being cancelled. Please try again."
+                raise RequestError(msg, status=409, headers={"retry-after": "2"})
+            if response is not None and not response.status.is_terminal:
+                response = await self._conclude(keys, response_id, Status.CANCELLED, None)
+        if response is None:
+            raise response_not_found(response_id)
+        if response.status is not Status.CANCELLED:
+            what = (
+                f"a {response.status} response" if response.background else "a synchronous response"
+            )
+            msg = f"Cannot cancel {what}."
+            raise RequestError(msg)
+        return response
+
+    async def cancellable(
+        self, prepared: Prepared, deadline: Deadline | None, receive: Receive
+    ) -> Receive:
+        """Let a stream be cancelled from any instance; return the `receive` for its turn."""
+        keys, response_id = prepared.asked.caller.keys, prepared.response.id
+        owner, now = self._new_token(8), self._clock()
+        limit_s = deadline.ends_at - monotonic() if deadline else MAX_TURN_S
+        try:
+            await self._runs.begin(keys, response_id, Run(now + limit_s, owner))
+        except BaseException:
+            if prepared.hold is not None:
+                await prepared.hold.release()
+            raise
+        watch = Watch(
+            self._runs, keys, response_id, owner, self._clock, renews=False, pause=self._pause
+        )
+        return first_of(receive, watch.receive)
+
+    async def look(self, keys: IsolationKeys, response_id: str) -> Response | None:
+        """Return the response as it is now; one whose worker is gone has failed."""
+        turn = await self._store.get(keys, response_id)
+        if turn is None or turn.response.status.is_terminal:
+            return turn.response if turn else None
+        for is_strong in (False, True):
+            run = await self._runs.look(keys, response_id, is_strong=is_strong)
+            if run is not None and run.lease_until >= self._clock():
+                status = Status.IN_PROGRESS if run.owner else Status.QUEUED
+                return replace(turn.response, status=status)
+        return await self._conclude(keys, response_id, Status.FAILED, _GONE)
+
+    async def _ended(self, keys: IsolationKeys, response_id: str) -> Response | None:
+        """Return the response when it has ended, or as it is after a while."""
+        waited_s = 0.0
+        while True:
+            turn = await self._store.get(keys, response_id)
+            if turn is not None and turn.response.status.is_terminal:
+                return turn.response
+            if waited_s >= CANCEL_WAIT_S:
+                return turn.response if turn else None
+            await self._pause(_CANCEL_POLL_S)
+            waited_s += _CANCEL_POLL_S
+
+    async def _conclude(
+        self, keys: IsolationKeys, response_id: str, status: Status, why: str | None
+    ) -> Response | None:
+        """End a turn that nobody runs, unless it has ended; return what it came to, or None."""
+        opened = await self._store.reopen(keys, response_id, with_history=False)
+        if opened is None:
+            turn = await self._store.get(keys, response_id)
+            return turn.response if turn else None
+        turn, branch = opened
+        said = f"{why} Request id: {(turn.job or {}).get('request_id', '')}"
+        response = replace(
+            turn.response,
+            status=status,
+            error=ResponseFailure("server_error", said) if why else None,
+            output=salvaged(await self._said(keys, response_id)),
+        )
+        try:
+            await self._store.save(keys, branch, StoredTurn(turn.input, response))
+        except ConcludedError as concluded:
+            return concluded.turn.response
+        prepared = self._reopened(turn, branch)
+        if prepared.hold is not None:
+            await prepared.hold.release()
+        await self._tell(keys, prepared.asked.caller.principal.name, response)
+        return response
+
+    async def _said(self, keys: IsolationKeys, response_id: str) -> Sequence[bytes]:
+        batches = await self._runs.events(keys, response_id, -1)
+        return [event for batch in batches for event in batch.events]
+
+    def _reopened(self, turn: StoredTurn, branch: Any) -> Prepared:
+        job = turn.job or {}
+        asked = msgspec.convert(job["request"], ChannelRequest)
+        own = job.get("history")
+        history = history_of(branch.turns) if own is None else own
+        hold = self._operations.hold(asked.caller.keys, job["hold"]) if "hold" in job else None
+        asked = with_fields(asked, input=turn.input, history=history)
+        return Prepared(CreateResponse(), asked, turn.response, branch, hold)
+
+    async def _tell(self, keys: IsolationKeys, principal: str, response: Response) -> None:
+        if self._on_ended is not None and response.status.is_terminal:
+            try:
+                await self._on_ended(keys, principal, response)
+            except Exception as error:  # noqa: BLE001 - the turn has ended, whoever cannot be told
+                log_fault(_LOG, "end of a background response not told", error)
+
+
+def _job(prepared: Prepared, identifier: str) -> dict[str, Any]:
+    """Return what a worker needs besides the turn's input, its response and its history."""
+    bare = with_fields(prepared.asked, input=(), history=())
+    job: dict[str, Any] = {"request": msgspec.to_builtins(bare), "request_id": identifier}
+    if prepared.has_own_history:
+        job["history"] = [*prepared.asked.history]
+    if prepared.hold is not None:
+        job["hold"] = prepared.hold.job
+    return job
+
+
+async def _all(writes: Sequence[Awaitable[None]]) -> None:
+    """Await all of the writes at once, to their ends, and only then raise the first error of any."""
+    for result in await asyncio.gather(*writes, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result

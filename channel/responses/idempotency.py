@@ -1,0 +1,263 @@
+"""`Idempotency-Key`: the first result of a request is replayed to whoever sends it again.
+
+A key is claimed before anything else happens, and concluded once the turn is stored; or released,
+where nothing was stored. Whoever comes meanwhile is told to come again. The port is here too, with
+what it decides (`judged`, pure); stores merely do that in one step.
+"""
+
+import logging
+import re
+import time
+from contextlib import suppress
+from enum import Enum, auto
+from hashlib import sha256
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+from msgspec import Struct
+
+from channel.faults import log_fault
+from channel.isolation import IsolationKeys
+from channel.ports import Clock, NewToken, StoreError, random_hex
+from channel.responses.protocol.errors import RequestError
+from channel.responses.protocol.response import Response
+
+
+HEADER: Final = "idempotency-key"
+REPLAYED: Final = "idempotent-replayed"
+"""The header of a reply that is not the first one; its value is `true`."""
+
+RESULT_S: Final = 24 * 3600.0
+"""Seconds that a result is kept under its key."""
+LONGEST_S: Final = 900.0
+"""Seconds that a request may take where nobody says otherwise: as long as Lambda lets it."""
+MARGIN_S: Final = 10.0
+"""Seconds that a claim counts beyond that, since the clocks of environments differ."""
+
+_KEY = re.compile(r"[ -~]{1,255}\Z")
+_TOKEN_BYTES: Final = 8
+_LOG: Final = logging.getLogger(__name__)
+
+
+class Entry(Struct, frozen=True):
+    """What is kept under a key: the request it stands for, who claimed it, and what came of it.
+
+    `until` is in Unix seconds: a claim counts until then, and so does a result. `body_hash` is the
+    SHA-256 of the raw body. A key without a `response_id` is one whose request is in progress.
+    """
+
+    body_hash: bytes
+    token: str
+    until: float
+    response_id: str | None = None
+
+
+class Verdict(Enum):
+    """What a claim came to."""
+
+    FIRST = auto()
+    REPLAY = auto()
+    IN_PROGRESS = auto()
+    MISMATCH = auto()
+
+
+class Claim(Struct, frozen=True):
+    """The answer to a claim; `response_id` is the result, where it is to be replayed."""
+
+    verdict: Verdict
+    response_id: str = ""
+
+
+class IdempotencyStore(Protocol):
+    """The keys that were used, below the isolation keys: another tenant's key is an unused one.
+
+    A token names one claim: the same claim made again (a time-out after success) is still the
+    first. Every method raises `StoreError` when the storage fails.
+    """
+
+    async def claim(self, keys: IsolationKeys, key: str, entry: Entry, /) -> Claim:
+        """Keep the entry where the key is unused or its time is over: `judged`, in one step."""
+        ...
+
+    async def finish(
+        self, keys: IsolationKeys, key: str, token: str, response_id: str, until: float, /
+    ) -> None:
+        """Keep the result of a claim until then; nothing happens where it is not one's own any more."""
+        ...
+
+    async def release(self, keys: IsolationKeys, key: str, token: str, /) -> None:
+        """Let the key of a claim be used again, unless it is finished or not one's own any more."""
+        ...
+
+
+def judged(kept: Entry | None, asked: Entry, now: float) -> Claim:
+    """Return what comes of a claim, given what is kept under its key. Pure.
+
+    Another body is refused also while the first is in progress: waiting would not help.
+    """
+    if kept is None or kept.until < now or kept.token == asked.token:
+        return Claim(Verdict.FIRST)
+    if kept.body_hash != asked.body_hash:
+        return Claim(Verdict.MISMATCH)
+    if kept.response_id is None:
+        return Claim(Verdict.IN_PROGRESS)
+    return Claim(Verdict.REPLAY, kept.response_id)
+
+
+def invalid_key() -> RequestError:
+    """Return the 400 for a key that is none."""
+    return RequestError(
+        "Invalid 'Idempotency-Key' header: it must be 1 to 255 printable ASCII characters.",
+        code="invalid_idempotency_key",
+    )
+
+
+def key_reused() -> RequestError:
+    """Return the 422 for a key that came with another body before."""
+    return RequestError(
+        "The 'Idempotency-Key' header was used with another request body: "
+        "a new request needs a new key.",
+        code="idempotency_key_reused",
+        status=422,
+    )
+
+
+def in_progress() -> RequestError:
+    """Return the 409 for a request that is being served; OpenAI's SDKs retry it by themselves."""
+    return RequestError(
+        "A request with this 'Idempotency-Key' header is in progress. Please retry in a moment.",
+        code="idempotency_key_in_progress",
+        status=409,
+        headers={"retry-after": "1"},
+    )
+
+
+class Replay(Struct, frozen=True):
+    """The request was served before: its result is the response of this id, as it is now."""
+
+    response_id: str
+
+
+class Claimed:
+    """A key that this request has claimed, as a context manager: leaving it releases the key.
+
+    It is concluded once; what is called after that does nothing. Neither method raises
+    `StoreError`: by then the turn is stored and must be told, and a claim runs out by itself.
+    """
+
+    def __init__(
+        self,
+        store: IdempotencyStore,
+        keys: IsolationKeys,
+        key: str | None,
+        token: str,
+        clock: Clock,
+    ) -> None:
+        """Take what was claimed; without a key all of this does nothing."""
+        self._store = store
+        self._keys = keys
+        self._key = key
+        self._token = token
+        self._clock = clock
+
+    async def __aenter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    async def __aexit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        """Release the key, unless it was concluded."""
+        await self.release()
+
+    async def conclude(self, response: Response, *, is_kept: bool) -> None:
+        """Let the key stand for this response, where the store keeps it; release the key where not.
+
+        `is_kept` says whether it was stored, whatever its status; one with `store: false` never is.
+        """
+        if not (is_kept and response.store):
+            await self.release()
+            return
+        key, self._key = self._key, None
+        if key is None:
+            return
+        try:
+            until = self._clock() + RESULT_S
+            await self._store.finish(self._keys, key, self._token, response.id, until)
+        except StoreError as error:
+            log_fault(_LOG, "idempotency key not concluded", error)
+
+    async def release(self) -> None:
+        """Let the key be used again."""
+        key, self._key = self._key, None
+        if key is None:
+            return
+        try:
+            await self._store.release(self._keys, key, self._token)
+        except StoreError as error:
+            log_fault(_LOG, "idempotency key not released", error)
+
+
+class Idempotency:
+    """What `POST /responses` calls around a create; a request without the header costs nothing.
+
+    ::
+
+        begun = await idempotency.begin(keys, headers.get(HEADER), body, limit_s=…)
+        if isinstance(begun, Replay):
+            …  # retrieve it as GET does; a stream is `replayed` of it once it has ended
+        async with begun:  # leaving releases the key of whatever was not concluded
+            …  # prepare
+            # In the foreground, JSON and stream alike: once the turn is stored, or nothing comes of
+            # it, and before its end is told (where `TurnRun` calls its `release`).
+            await begun.conclude(turn.response, is_kept=turn.is_kept)
+            # In the background: once the turn is stored as queued and its job started.
+            await begun.conclude(response, is_kept=True)
+    """
+
+    def __init__(
+        self, store: IdempotencyStore, *, clock: Clock = time.time, new_token: NewToken = random_hex
+    ) -> None:
+        """Keep the keys in a store."""
+        self._store = store
+        self._clock = clock
+        self._new_token = new_token
+
+    async def begin(
+        self, keys: IsolationKeys, header: str | None, body: bytes, *, limit_s: float | None = None
+    ) -> Claimed | Replay:
+        """Claim the key of a request, or say what it came to before.
+
+        `header` is the value of `HEADER`, or None where it is absent. `limit_s` are the seconds
+        that this request can take from now on (default: `LONGEST_S`): a claim that nobody concludes
+        counts a little longer. Raises `RequestError` (400 for what is no key, 422 for another body,
+        409 while the first is in progress), and `StoreError`.
+        """
+        token = self._new_token(_TOKEN_BYTES)
+        claimed = Claimed(self._store, keys, header, token, self._clock)
+        if header is None:
+            return claimed
+        if not _KEY.match(header):
+            raise invalid_key()
+        until = self._clock() + (LONGEST_S if limit_s is None else limit_s) + MARGIN_S
+        try:
+            claim = await self._store.claim(
+                keys, header, Entry(sha256(body).digest(), token, until)
+            )
+        except BaseException:
+            # It may have been made all the same, and would be in the way of the client's retry.
+            with suppress(StoreError):
+                await self._store.release(keys, header, token)
+            raise
+        match claim.verdict:
+            case Verdict.FIRST:
+                return claimed
+            case Verdict.REPLAY:
+                return Replay(claim.response_id)
+            case Verdict.IN_PROGRESS:
+                raise in_progress()
+            case Verdict.MISMATCH:
+                raise key_reused()

@@ -1,0 +1,166 @@
+"""Entries of conversations as rows: read in order, always strongly consistent, and hidden or erased.
+
+An entry serves both as the record of a response and as a piece of its conversation: a response that
+is deleted is hidden, an item that is deleted is marked, and what is neither shown as the one nor as
+the other any more is erased.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from msgspec import Struct
+
+from channel import entries
+from channel.conversations import LockLostError
+from channel.ports import Clock, StoredTurn, UnfinishedError
+from infra.dynamodb import keys, rows, turns
+from infra.dynamodb.client import ConditionFailedError, Table
+from infra.dynamodb.rows import TurnRow
+
+
+_SAVE_S: Final = 10.0
+
+
+class EntryAt(Struct, frozen=True):
+    """Where an entry is: the partition of its conversation, and which of that."""
+
+    partition: str
+    entry: keys.Entry
+
+
+class History(Struct, frozen=True):
+    """What a turn goes on with: the turns without what was deleted of them, and their rows."""
+
+    turns: tuple[StoredTurn, ...] = ()
+    rows: tuple[TurnRow, ...] = ()
+
+
+class Entries:
+    """The entries of all conversations of a table."""
+
+    def __init__(self, table: Table, clock: Clock, retention_s: float) -> None:
+        """Keep what is left of erased entries for `retention_s`."""
+        self._table = table
+        self._clock = clock
+        self._retention_s = retention_s
+
+    async def all(self, partition: str, thread: str) -> History | None:
+        """Return the history that is the whole conversation."""
+        items = await self._table.query(partition, keys.entry_range(), is_strong=True)
+        return await self._history(partition, thread, [*map(rows.parse_turn, items)])
+
+    async def to_continue(self, at: EntryAt) -> History | None:
+        """Return the history up to an entry whose response can be continued."""
+        read = await self._read_to(at)
+        if not read or not self._is_response(read[-1]) or read[-1].status not in rows.CONTINUABLE:
+            return None
+        return await self._history(at.partition, at.entry.thread, read)
+
+    async def through(self, at: EntryAt) -> History | None:
+        """Return the history up to an entry that is there, whatever became of its response."""
+        read = await self._read_to(at)
+        return await self._history(at.partition, at.entry.thread, read) if read else None
+
+    async def before(self, at: EntryAt) -> History | None:
+        """Return the history before an entry that is there."""
+        read = await self._read_to(at)
+        return await self._history(at.partition, at.entry.thread, read[:-1]) if read else None
+
+    async def up_to(self, at: EntryAt) -> History | None:
+        """Return the history before an entry, and the entry itself, whole and of any status."""
+        read = await self._read_to(at)
+        if not read or not self._is_response(read[-1]):
+            return None
+        history = await self._history(at.partition, at.entry.thread, read[:-1])
+        if history is None:
+            return None
+        own = await turns.read_all(self._table, at.partition, at.entry.thread, read[-1:])
+        return History((*history.turns, *own), (*history.rows, read[-1]))
+
+    async def hide(self, at: EntryAt) -> bool:
+        """Delete the response of an entry, but not its items; False where there is none."""
+        item = await self._table.get(at.partition, at.entry.sort_key)
+        row = rows.parse_turn(item) if item else None
+        if row is None or not self._is_response(row):
+            return False
+        if row.status in rows.UNFINISHED:
+            raise UnfinishedError
+        changed = await self._table.update(
+            at.partition,
+            row.sort_key,
+            "SET hid = :yes",
+            values={":yes": {"BOOL": True}},
+            returns=True,
+        )
+        await self._erase_if_unseen(at.partition, rows.parse_turn(changed))
+        return True
+
+    async def mark_deleted(self, at: EntryAt, index: int) -> None:
+        """Delete an item of an entry, but not of its response."""
+        changed = await self._table.update(
+            at.partition,
+            at.entry.sort_key,
+            "ADD #del :index",
+            values={":index": {"NS": [str(index)]}},
+            names={"#del": "del"},
+            returns=True,
+        )
+        await self._erase_if_unseen(at.partition, rows.parse_turn(changed))
+
+    async def require_lock(self, partition: str, place: keys.EntryPlace) -> None:
+        """Raise `LockLostError` unless the turn's lock holds for as long as a save takes.
+
+        Where its time is over, or was extended since, it counts as long as nobody else has taken it.
+        """
+        now = self._clock()
+        if place.until >= now:
+            return
+        if not await extend(self._table, partition, place.owner, now + _SAVE_S):
+            raise LockLostError("The lock of a conversation ran out, and another has it.")
+
+    async def _read_to(self, at: EntryAt) -> list[TurnRow]:
+        """Return the rows up to that of an entry, or none where that is missing or has expired."""
+        between = keys.entry_range(last=at.entry.sort_key)
+        items = await self._table.query(at.partition, between, is_strong=True)
+        read = [*map(rows.parse_turn, items)]
+        if not read or read[-1].sort_key != at.entry.sort_key:
+            return []
+        return read if read[-1].expires_at >= self._clock() else []
+
+    async def _history(
+        self, partition: str, thread: str, read: Sequence[TurnRow]
+    ) -> History | None:
+        counted = rows.history_of(read, self._clock())
+        if counted is None:
+            return None
+        whole = await turns.read_all(self._table, partition, thread, counted)
+        left = [
+            entries.remaining(keys.entry_in(thread, row.sort_key).body, turn, row.deleted)
+            for row, turn in zip(counted, whole, strict=True)
+        ]
+        return History(tuple(left), tuple(counted))
+
+    def _is_response(self, row: TurnRow) -> bool:
+        return row.is_readable(self._clock()) and not row.is_hidden
+
+    async def _erase_if_unseen(self, partition: str, row: TurnRow) -> None:
+        is_in_conversation = row.status in rows.CONTINUABLE and len(row.deleted) < row.items
+        if row.is_hidden and not is_in_conversation:
+            expires_at = int(self._clock() + self._retention_s)
+            await turns.erase(self._table, partition, row, expires_at)
+
+
+async def extend(table: Table, partition: str, owner: str, until: float) -> bool:
+    """Let the owner's lock hold until then; False where it is not the owner's."""
+    try:
+        await table.update(
+            partition,
+            keys.META_ROW,
+            "SET lockexp = :until",
+            values={":until": rows.seconds(until), ":owner": {"S": owner}},
+            names={"#lock": "lock"},
+            condition="#lock = :owner",
+        )
+    except ConditionFailedError:
+        return False
+    return True
