@@ -25,6 +25,7 @@ from channel.responses.sse import SSEWriter
 
 
 POLL_S: Final = 0.25
+"""Seconds until the next look, where there were events; `IDLE_POLL_S`, where there were none."""
 IDLE_POLL_S: Final = 0.5
 IDLE_LOOKS: Final = 10
 """Polls without an event after which it is asked whether anybody still runs the turn."""
@@ -52,21 +53,11 @@ _typed = msgspec.json.Decoder(_Typed).decode
 class Follower:
     """Writes the events of background responses, from the table alone."""
 
-    def __init__(
-        self,
-        background: BackgroundTurns,
-        runs: RunStore,
-        clock: Clock,
-        *,
-        poll_s: float = POLL_S,
-        idle_poll_s: float = IDLE_POLL_S,
-    ) -> None:
-        """Poll every `poll_s` while events come, and every `idle_poll_s` while they do not."""
+    def __init__(self, background: BackgroundTurns, runs: RunStore, clock: Clock) -> None:
+        """Take where the events are."""
         self._background = background
         self._runs = runs
         self._clock = clock
-        self._poll_s = poll_s
-        self._idle_poll_s = idle_poll_s
 
     async def opened(self, caller: Caller, response_id: str) -> Response:
         """Return a response whose events can be read.
@@ -142,7 +133,7 @@ class Follower:
                 await writer.flush()
                 after, idle = events[-1].sequence_number, 0
             idle += 1
-            await asyncio.sleep(self._poll_s if idle == 1 else self._idle_poll_s)
+            await asyncio.sleep(POLL_S if idle == 1 else IDLE_POLL_S)
 
     async def _is_left(self, keys: IsolationKeys, response_id: str, idle: int) -> bool:
         """Return whether nobody may be at work any more; asked for now and then."""
