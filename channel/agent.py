@@ -192,7 +192,16 @@ class Turn(Struct, frozen=True, kw_only=True):
 
 
 class Agent(Protocol):
-    """Any callable over a `Turn` that returns an async iterator of agent events."""
+    """Any callable over a `Turn` that returns an async iterator of agent events.
+
+    It may have attributes (of a function: `agent.max_input_tokens = 100_000`):
+
+    - `max_input_tokens`: the longest input that it takes; a longer one is refused, or cut where the
+      request says `truncation: auto`
+    - `count_input_tokens(turn) -> int`, sync or async: its own count, in place of an estimate
+    - `compact(turn) -> str`, sync or async: its own summary of `turn.items`, in place of its answer
+      when it is asked for one
+    """
 
     def __call__(self, turn: Turn, /) -> AsyncIterator[AgentEvent]:
         """Run one turn."""
@@ -245,6 +254,9 @@ def as_agent(target: Callable[[Turn], Any]) -> Agent:
         said = await target(turn)
         yield said if said is not None else ""
 
+    for name in _ATTRIBUTES:
+        if hasattr(target, name):
+            setattr(agent, name, getattr(target, name))
     return accepts(*accepted_options(target))(agent)
 
 
@@ -328,6 +340,8 @@ def _takes_nothing(function: Callable[..., Any]) -> bool:
 class AgentReferenceError(ValueError):
     """The setting that names the agent is wrong; the text says how."""
 
+
+_ATTRIBUTES = ("compact", "count_input_tokens", "max_input_tokens")
 
 OPTION_NAMES = frozenset(
     {

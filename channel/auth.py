@@ -1,6 +1,6 @@
 """The trust boundary: a key becomes a `Principal`, and the principal becomes isolation keys."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, Protocol
 
 from msgspec import Struct
@@ -94,11 +94,34 @@ def caller_of(scope: Scope) -> Caller:
     return caller
 
 
+async def authenticated(
+    headers: Iterable[tuple[bytes, bytes]], authenticator: Authenticator
+) -> Caller:
+    """Return who sent these headers, whose names are in lower case; raises `RequestError` (401).
+
+    The key is a bearer token, or `x-api-key`, or `api-key` (for doors that take `Authorization`
+    for themselves).
+    """
+    found = [header for header in headers if header[0] in _HEADERS]
+    named = dict(found)
+    if len(named) < len(found):
+        # Doors differ in which of them they pass on, and the tenant hangs on it.
+        said = "A header that says who is calling was sent more than once."
+        raise RequestError(said, code="duplicate_header")
+    key = _presented_key(named)
+    principal = await authenticator.authenticate(key) if key else None
+    if principal is None:
+        said = "Incorrect API key provided." if key else "No API key provided."
+        hint = " Send it as 'Authorization: Bearer KEY'."
+        raise RequestError(said + hint, code="invalid_api_key", status=401)
+    user, chat = _text(named.get(_USER_HEADER)), _text(named.get(_CHAT_HEADER))
+    return Caller(principal, isolation_keys(principal, user, chat))
+
+
 class Authentication:
     """ASGI middleware: 401 without a good key; with one, binds the caller and the isolation keys.
 
-    The key is a bearer token, or `x-api-key`, or `api-key` (for doors that take `Authorization`
-    for themselves). Only the health check passes without.
+    A WebSocket is asked once, as it is opened. Only the health check passes without.
     """
 
     def __init__(self, app: ASGIApp, authenticator: Authenticator) -> None:
@@ -111,23 +134,9 @@ class Authentication:
         if scope["type"] == "lifespan" or scope["path"] == READINESS_PATH:
             await self._app(scope, receive, send)
             return
-        found = [header for header in scope["headers"] if header[0] in _HEADERS]
-        headers = dict(found)
-        if len(headers) < len(found):
-            # Doors differ in which of them they pass on, and the tenant hangs on it.
-            said = "A header that says who is calling was sent more than once."
-            raise RequestError(said, code="duplicate_header")
-        key = _presented_key(headers)
-        principal = await self._authenticator.authenticate(key) if key else None
-        if principal is None:
-            said = "Incorrect API key provided." if key else "No API key provided."
-            hint = " Send it as 'Authorization: Bearer KEY'."
-            raise RequestError(said + hint, code="invalid_api_key", status=401)
-        keys = isolation_keys(
-            principal, _text(headers.get(_USER_HEADER)), _text(headers.get(_CHAT_HEADER))
-        )
-        scope[_CALLER] = Caller(principal, keys)
-        token = set_current_isolation_keys(keys)
+        caller = await authenticated(scope["headers"], self._authenticator)
+        scope[_CALLER] = caller
+        token = set_current_isolation_keys(caller.keys)
         try:
             await self._app(scope, receive, send)
         finally:

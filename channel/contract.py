@@ -132,14 +132,34 @@ def checked_hook_result(hook: object, result: Any, kind: type[_Result]) -> _Resu
     return result
 
 
+class Sockets(Protocol):
+    """Serves WebSocket connections that a gateway holds: what happens to one is told by its id."""
+
+    async def open(self, connection_id: str, caller: Caller, /) -> None:
+        """Take a new connection of an authenticated caller; raises `StoreError`."""
+        ...
+
+    async def receive(self, connection_id: str, data: str | bytes, /) -> None:
+        """Take what a client has sent, text or binary; whatever is wrong with it is told to the client."""
+        ...
+
+    async def close(self, connection_id: str, /) -> None:
+        """Forget a connection that was closed; raises `StoreError`."""
+        ...
+
+
 @dataclass(frozen=True)
 class ChannelContribution:
-    """What a channel adds to the app: routes below its path, lifespan callbacks, and jobs by kind."""
+    """What a channel adds to the app: routes below its path, lifespan callbacks, and jobs by kind.
+
+    `sockets` takes the WebSocket connections of a gateway.
+    """
 
     routes: Sequence[BaseRoute] = ()
     on_startup: Sequence[Callable[[], Awaitable[None]]] = ()
     on_shutdown: Sequence[Callable[[], Awaitable[None]]] = ()
     jobs: Mapping[str, JobHandler] = field(default_factory=dict)
+    sockets: Sockets | None = None
 
 
 class ChannelContext(Protocol):

@@ -6,7 +6,7 @@ from typing import Final, Protocol
 from msgspec import Struct
 
 from channel.isolation import IsolationKeys
-from channel.ports import Branch, StoreError
+from channel.ports import Branch, StoredTurn, StoreError
 from channel.responses.protocol.items import Item
 
 
@@ -108,6 +108,12 @@ class ConversationStore(Protocol):
         self, keys: IsolationKeys, conversation_id: str, item_id: str, /
     ) -> Conversation | None:
         """Delete one item, and return its conversation. The response that it is of keeps it."""
+        ...
+
+    async def turns(
+        self, keys: IsolationKeys, conversation_id: str, /
+    ) -> Sequence[StoredTurn] | None:
+        """Return what a turn would go on with, without entering."""
         ...
 
     async def enter(

@@ -6,27 +6,30 @@ from contextlib import asynccontextmanager
 from functools import cached_property
 from typing import Any, Final
 
-import msgspec
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp
 
 from channel.agent import Agent, AgentEvent, Turn, as_agent
 from channel.auth import READINESS_PATH, Authentication, Authenticator, DenyAll
-from channel.contract import Channel, ChannelContribution, ChannelRequest, HostedRunResult
+from channel.contract import (
+    Channel,
+    ChannelContribution,
+    ChannelRequest,
+    HostedRunResult,
+    Sockets,
+)
 from channel.faults import log_fault
 from channel.http import ErrorReplies, RequestIds
 from channel.jobs import JobHandler
 from channel.responses.protocol.errors import RequestError
+from channel.turns import turn_of
 
 
 _LOG: Final = logging.getLogger(__name__)
-
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder().decode
 
 _Callback = Callable[[], Awaitable[None]]
 
@@ -67,6 +70,12 @@ class AgentHost:
         """What runs the jobs that the channels start, by kind."""
         return {kind: run for each in self._contributions for kind, run in each.jobs.items()}
 
+    @property
+    def sockets(self) -> Sockets | None:
+        """What takes the WebSocket connections of a gateway: the first channel's that has it."""
+        found = (each.sockets for each in self._contributions)
+        return next((sockets for sockets in found if sockets is not None), None)
+
     @cached_property
     def _contributions(self) -> list[ChannelContribution]:
         return [channel.contribute(self) for channel in self.channels]
@@ -86,7 +95,7 @@ class AgentHost:
         if request.session_mode == "required" and not has_session:
             msg = "This request needs a session to continue, such as a 'previous_response_id'."
             raise RequestError(msg, code="session_required", status=409)
-        return self.target(_turn(request))
+        return self.target(turn_of(request))
 
     async def run(self, request: ChannelRequest, /) -> HostedRunResult[Sequence[AgentEvent]]:
         """Run the target to its end (`ChannelContext.run`)."""
@@ -115,32 +124,6 @@ class _App(Starlette):
         return app
 
 
-def _turn(request: ChannelRequest) -> Turn:
-    # Copies: what an agent does to its turn must not change what is stored and echoed.
-    return Turn(
-        input=_copied(request.input),
-        history=request.history,
-        instructions=request.instructions,
-        model=request.model,
-        tools=_copied(request.tools),
-        tool_choice=_copied(request.tool_choice),
-        parallel_tool_calls=request.parallel_tool_calls,
-        options=request.options,
-        metadata=_copied(request.metadata),
-        response_id=request.attributes.get("response_id", ""),
-        previous_response_id=request.attributes.get("previous_response_id"),
-        principal=request.caller.principal,
-        isolation_keys=request.caller.keys,
-        safety_identifier=request.identity.native_id if request.identity else None,
-    )
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, str):
-        return value
-    return _decode(_encode(value)) if value else type(value)()
-
-
 def _routes(contributions: Iterable[tuple[Channel, ChannelContribution]]) -> list[BaseRoute]:
     # Readiness comes first, so that no channel shadows it.
     routes: list[BaseRoute] = [Route(READINESS_PATH, _readiness, methods=["GET"])]
@@ -153,12 +136,16 @@ def _below(path: str, routes: Sequence[BaseRoute]) -> list[BaseRoute]:
     if not path:
         return [*routes]
     # One match instead of a mount's two; the routes are the same. The mount takes what is left.
-    plain = [
-        Route(path + route.path, route.endpoint, methods=sorted(route.methods or ()))
-        for route in routes
-        if type(route) is Route
-    ]
-    others = [route for route in routes if type(route) is not Route]
+    plain: list[BaseRoute] = []
+    others: list[BaseRoute] = []
+    for route in routes:
+        if type(route) is Route:
+            methods = sorted(route.methods or ())
+            plain.append(Route(path + route.path, route.endpoint, methods=methods))
+        elif type(route) is WebSocketRoute:
+            plain.append(WebSocketRoute(path + route.path, route.endpoint))
+        else:
+            others.append(route)
     return [*plain, Mount(path, routes=others)] if others else [*plain]
 
 
@@ -175,7 +162,7 @@ def _cors(origins: Sequence[str]) -> Middleware:
         allow_methods=["GET", "POST", "DELETE"],
         # Browsers do not count `authorization` under a wildcard; Starlette echoes what was asked.
         allow_headers=["*"],
-        expose_headers=["x-request-id", "retry-after", "x-should-retry"],
+        expose_headers=["x-request-id", "retry-after", "x-should-retry", "idempotent-replayed"],
         max_age=600,
     )
 

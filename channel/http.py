@@ -19,6 +19,9 @@ MAX_BODY_BYTES: Final = 6 * 1024 * 1024
 """What a Lambda invocation can carry; larger bodies are a 413 through every door."""
 
 _HAS_BEGUN: Final = "lambda_responses.has_begun"
+_BEGINNINGS: Final = frozenset(
+    {"http.response.start", "websocket.http.response.start", "websocket.accept"}
+)
 _LOG: Final = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 
@@ -89,6 +92,11 @@ async def read_body(scope: Scope, receive: Receive) -> bytes:
     return bytes(read)
 
 
+def new_request_id() -> str:
+    """Return a name for a request that has none."""
+    return f"req_{getrandbits(128):032x}"
+
+
 class RequestIds:
     """ASGI middleware: an `x-request-id` on every reply; on Lambda it is the invocation's id."""
 
@@ -98,20 +106,20 @@ class RequestIds:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the request under its id."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         invocation = getattr(scope.get("aws.context"), "aws_request_id", None)
-        identifier = invocation or f"req_{getrandbits(128):032x}"
+        identifier = invocation or new_request_id()
         header = (b"x-request-id", identifier.encode("latin-1", "replace"))
 
         def send_named(message: Message) -> Awaitable[None]:
-            if message["type"] == "http.response.start":
+            if message["type"] in _BEGINNINGS:
                 scope[_HAS_BEGUN] = True
                 message = {**message, "headers": [*message.get("headers", ()), header]}
             return send(message)
 
-        if scope["method"] == "HEAD":
+        if scope.get("method") == "HEAD":
             send = _without_body(send)
         token = request_id.set(identifier)
         try:
@@ -129,18 +137,32 @@ class ErrorReplies:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the request, or answer with what went wrong."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
+        is_upgrade = scope["type"] == "websocket"
         try:
             await self._app(scope, receive, send)
         except ClientGoneError:
             return
         except Exception as error:
-            reply = _reply_to(error)
+            reply = reply_to(error)
             if _HAS_BEGUN in scope:
                 raise
-            await reply.send_to(send)
+            await reply.send_to(_upgrade_refusal(scope, send) if is_upgrade else send)
+
+
+def _upgrade_refusal(scope: Scope, send: Send) -> Send:
+    """Return a `send` for the reply to an upgrade that is refused; not every server has one but a 403."""
+    has_reply = "websocket.http.response" in scope.get("extensions", ())
+
+    async def send_refusal(message: Message) -> None:
+        if has_reply:
+            await send({**message, "type": f"websocket.{message['type']}"})
+        elif not message.get("more_body", True):
+            await send({"type": "websocket.close"})
+
+    return send_refusal
 
 
 def _without_body(send: Send) -> Send:
@@ -152,7 +174,8 @@ def _without_body(send: Send) -> Send:
     return send_head
 
 
-def _reply_to(error: Exception) -> JSONReply:
+def reply_to(error: Exception) -> JSONReply:
+    """Return the reply that tells an error; one that is ours is logged, and shows nothing of itself."""
     if isinstance(error, HTTPException):
         return _routing_reply(error)
     if isinstance(error, RequestError):

@@ -2,11 +2,15 @@
 
 import time
 from collections.abc import Sequence
+from math import inf
 from typing import Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
+from msgspec.structs import replace
 
+from channel import entries
+from channel.conversations import Conversation, LockLostError
 from channel.isolation import IsolationKeys
 from channel.ports import (
     Branch,
@@ -41,15 +45,45 @@ class _Node(Struct, gc=False):
     expires_at: float
     body: str
     is_deleted: bool = False
+    entry: "EntryPlace | None" = None
+    is_hidden: bool = False
+    deleted: set[int] = field(default_factory=set)
 
     def turn(self) -> StoredTurn:
         return _decode(self.data)
+
+    def remaining(self) -> StoredTurn:
+        return entries.remaining(self.body, self.turn(), self.deleted)
+
+
+class KeptConversation(Struct, gc=False):
+    """A conversation, its lock, and its entries by number."""
+
+    conversation: Conversation
+    count: int = 0
+    owner: str = ""
+    until: float = 0.0
+    entries: dict[int, _Node] = field(default_factory=dict)
+
+    def before(self, number: float) -> list[_Node]:
+        """Return the entries before that number whose items are in the conversation."""
+        found = (node for key, node in sorted(self.entries.items()) if key < number)
+        return [node for node in found if node.status in _CONTINUABLE]
+
+
+class EntryPlace(Struct, frozen=True):
+    """Where an entry of a conversation goes, and who holds the lock until when (Unix seconds)."""
+
+    kept: KeptConversation
+    number: int
+    owner: str = ""
+    until: float = 0.0
 
 
 class _Begun(Struct, frozen=True):
     """The place of a turn that was reopened."""
 
-    parent: _Node | None
+    parent: _Node | EntryPlace | None
 
 
 class InMemoryResponseStore:
@@ -73,8 +107,8 @@ class InMemoryResponseStore:
         self, keys: IsolationKeys, previous_response_id: str | None, /
     ) -> Branch | None:
         """Mint the place of a new turn; None where the history is not whole."""
-        _require_user(keys)
-        body = self._new_token(_BODY_BYTES)
+        require_user(keys)
+        body = self.mint()
         if previous_response_id is None:
             return Branch(body)
         parent = self._find(keys, previous_response_id)
@@ -84,11 +118,11 @@ class InMemoryResponseStore:
         if chain is None:
             return None
         self._renew(chain)
-        return Branch(body, tuple([node.turn() for node in chain]), parent)
+        return Branch(body, tuple([node.remaining() for node in chain]), parent)
 
     async def save(self, keys: IsolationKeys, branch: Branch, turn: StoredTurn, /) -> None:
         """Keep a finished turn; saving it again changes nothing."""
-        _require_user(keys)
+        require_user(keys)
         response, body = turn.response, branch.body
         known = self._nodes.get((keys, body))
         if known is not None and (known.is_deleted or known.status.is_terminal):
@@ -100,7 +134,37 @@ class InMemoryResponseStore:
         place = branch.place.parent if isinstance(branch.place, _Begun) else branch.place
         parent = place if isinstance(place, _Node) else None
         expires_at = self._clock() + self._retention_s
-        self._nodes[keys, body] = _Node(_encode(turn), response.status, parent, expires_at, body)
+        node = _Node(_encode(turn), response.status, parent, expires_at, body)
+        if isinstance(place, EntryPlace):
+            self._enter(node, place)
+            node.is_hidden = not response.store
+        self._nodes[keys, body] = node
+
+    def add_entry(self, keys: IsolationKeys, place: EntryPlace, items: Sequence[Item]) -> _Node:
+        """Keep items as an entry of a conversation, which is no response."""
+        body = self.mint()
+        turn = entries.added(body, items, int(self._clock()))
+        node = _Node(_encode(turn), Status.COMPLETED, None, inf, body, entry=place, is_hidden=True)
+        place.kept.entries[place.number] = node
+        self._nodes[keys, body] = node
+        return node
+
+    def mint(self) -> str:
+        """Return a new body."""
+        return self._new_token(_BODY_BYTES)
+
+    def entry(self, keys: IsolationKeys, body: str) -> _Node | None:
+        """Return the entry of a conversation that has this body."""
+        node = self._nodes.get((keys, body))
+        return node if node and node.entry else None
+
+    def _enter(self, node: _Node, place: EntryPlace) -> None:
+        if node.status in _CONTINUABLE:
+            if place.until < self._clock() and place.kept.owner != place.owner:
+                raise LockLostError("The lock of a conversation ran out, and another has it.")
+            node.expires_at = inf
+        node.entry = place
+        place.kept.entries[place.number] = node
 
     async def reopen(
         self, keys: IsolationKeys, response_id: str, /, *, with_history: bool = True
@@ -109,11 +173,16 @@ class InMemoryResponseStore:
         node = self._find(keys, response_id)
         if node is None or node.status.is_terminal:
             return None
-        before = self._chain(node.parent) if node.parent and with_history else []
+        before: list[_Node] | None = []
+        if with_history and node.entry:
+            before = node.entry.kept.before(node.entry.number)
+        elif with_history and node.parent:
+            before = self._chain(node.parent)
         if before is None:
             return None
-        turns = tuple([each.turn() for each in before])
-        return node.turn(), Branch(node.body, turns, _Begun(node.parent))
+        turns = tuple([each.remaining() for each in before])
+        place = replace(node.entry, until=0.0) if node.entry else node.parent
+        return node.turn(), Branch(node.body, turns, _Begun(place))
 
     async def get(self, keys: IsolationKeys, response_id: str, /) -> StoredTurn | None:
         """Return one turn of any status, or None."""
@@ -124,16 +193,20 @@ class InMemoryResponseStore:
         """Return the turn and all before it, oldest first, or None where any of them is missing."""
         node = self._find(keys, response_id)
         chain = None if node is None else self._chain(node)
-        return None if chain is None else [node.turn() for node in chain]
+        if node is None or chain is None:
+            return None
+        return [*(each.remaining() for each in chain[:-1]), node.turn()]
 
     async def item(self, keys: IsolationKeys, item_id: str, /) -> Item | None:
         """Return one item of a completed or incomplete turn."""
-        _require_user(keys)
+        require_user(keys)
         place = ids.item_place(item_id)
         node = None if place is None else self._alive(self._nodes.get((keys, place.body)))
         if node is None or node.status not in _CONTINUABLE:
             return None
         turn = node.turn()
+        if node.entry:
+            return entries.find(node.body, turn, node.deleted, item_id)
         items = (*turn.input, *turn.response.output)
         return next((item for item in items if item.get("id") == item_id), None)
 
@@ -144,7 +217,10 @@ class InMemoryResponseStore:
             return False
         if not node.status.is_terminal:
             raise UnfinishedError
-        node.is_deleted = True
+        if node.entry:
+            node.is_hidden = True
+        else:
+            node.is_deleted = True
         return True
 
     def _name(self, keys: IsolationKeys, response_id: str, body: str) -> None:
@@ -156,9 +232,10 @@ class InMemoryResponseStore:
         self._bodies[keys, response_id] = body
 
     def _find(self, keys: IsolationKeys, response_id: str) -> _Node | None:
-        _require_user(keys)
+        require_user(keys)
         body = ids.response_body(response_id) or self._bodies.get((keys, response_id))
-        return None if body is None else self._alive(self._nodes.get((keys, body)))
+        node = None if body is None else self._alive(self._nodes.get((keys, body)))
+        return None if node is None or node.is_hidden else node
 
     def _renew(self, chain: list[_Node]) -> None:
         now = self._clock()
@@ -178,6 +255,11 @@ class InMemoryResponseStore:
             if self._alive(node) is None:
                 return None
             chain.append(node)
+            if node.entry:
+                before = node.entry.kept.before(node.entry.number)
+                if any(self._alive(each) is None for each in before):
+                    return None
+                chain += reversed(before)
             node = node.parent
         chain.reverse()
         return chain
@@ -188,6 +270,7 @@ def _require_same(stored: StoredTurn, turn: StoredTurn) -> None:
         raise ConcludedError(stored)
 
 
-def _require_user(keys: IsolationKeys) -> None:
+def require_user(keys: IsolationKeys) -> None:
+    """Raise `ValueError` where no user is named: nothing is ever stored for everybody."""
     if not keys.user_key:
         raise ValueError("Storage is partitioned by user: the isolation keys name none.")

@@ -77,12 +77,21 @@ class InMemoryRunStore:
         kept = self._kept.get((keys, response_id))
         if kept is None or kept.run.events_until < self._clock():
             return []
-        return [batch for last, batch in sorted(kept.batches.items()) if last > after]
+        batches: list[EventBatch] = []
+        for last, batch in sorted(kept.batches.items()):
+            if last > after:
+                if batch.first > after + 1:
+                    break
+                batches.append(batch)
+                after = last
+        return batches
 
     async def last_events(self, keys: IsolationKeys, response_id: str, /) -> EventBatch | None:
         """Return the last batch."""
-        batches = await self.events(keys, response_id, -1)
-        return batches[-1] if batches else None
+        kept = self._kept.get((keys, response_id))
+        if kept is None or not kept.batches or kept.run.events_until < self._clock():
+            return None
+        return kept.batches[max(kept.batches)]
 
     async def forget(self, keys: IsolationKeys, response_id: str, /) -> None:
         """Delete a run and its events."""
@@ -94,6 +103,10 @@ class InMemoryRunStore:
 
     def _drop_expired(self) -> None:
         day_ago = self._clock() - 24 * 3600
-        over = [key for key, kept in self._kept.items() if kept.run.lease_until < day_ago]
+        over = [key for key, kept in self._kept.items() if _ends_at(kept.run) < day_ago]
         for key in over:
             del self._kept[key]
+
+
+def _ends_at(run: Run) -> float:
+    return max(run.lease_until, run.events_until)

@@ -179,7 +179,7 @@ class RunStore(Protocol):
     async def renew(
         self, keys: IsolationKeys, response_id: str, owner: str, lease_until: float, /
     ) -> Run | None:
-        """Extend the lease of a run of one's own; None where it is not, or has run out."""
+        """Extend the lease of a run of one's own, even if it has run out; None where it is not."""
         ...
 
     async def look(
@@ -225,6 +225,21 @@ class Jobs(Protocol):
 
     async def start(self, job: Job, /) -> None:
         """Have the job run at least once; raises `StoreError` where that cannot be promised."""
+        ...
+
+
+class Sealer(Protocol):
+    """Makes text that a client keeps and gives back: what was changed, or is another's, does not open.
+
+    Every method raises `StoreError` where the secret behind it cannot be read.
+    """
+
+    async def seal(self, keys: IsolationKeys, data: bytes, /) -> str:
+        """Return the data as text that opens for these keys only; it need not hide it from them."""
+        ...
+
+    async def open(self, keys: IsolationKeys, text: str, /) -> bytes | None:
+        """Return the data of a seal, or None for anything else, whatever is wrong with it."""
         ...
 
 

@@ -43,7 +43,7 @@ def create_app(settings: Settings) -> Starlette:
 def create_host(settings: Settings) -> AgentHost:
     """Build a host; raises `SettingsError` where the settings cannot be met."""
     client = _client(settings)
-    stores = _memory_stores() if settings.table_name is None else _stores(settings, client)
+    stores = {} if settings.table_name is None else _stores(settings, client)  # default: memory
     channel = ResponsesChannel(
         **stores,
         model=settings.model_name,
@@ -91,30 +91,32 @@ def _client(settings: Settings) -> Any:
     return client
 
 
-def _memory_stores() -> dict[str, Any]:
-    from channel.memory import InMemoryResponseStore
-    from channel.memory_runs import InMemoryRunStore
-
-    return {"store": InMemoryResponseStore(), "runs": InMemoryRunStore()}
-
-
 def _stores(settings: Settings, client: Any) -> dict[str, Any]:
+    from channel.sealing import SecretSealer
     from infra.dynamodb.client import Table
+    from infra.dynamodb.conversations import DynamoDBConversationStore
+    from infra.dynamodb.idempotency import DynamoDBIdempotencyStore
     from infra.dynamodb.runs import DynamoDBRunStore
     from infra.dynamodb.secret import TenantSecret
     from infra.dynamodb.store import DynamoDBResponseStore
 
     table = settings.table_name or ""
     secret = TenantSecret(Table(client, table))
+    retention_s = settings.retention_days * 24 * 3600.0
     return {
         "store": DynamoDBResponseStore(
             client,
             table,
             secret=secret,
-            retention_s=settings.retention_days * 24 * 3600.0,
+            retention_s=retention_s,
             strict_reads=settings.strict_reads,
         ),
+        "conversations": DynamoDBConversationStore(
+            client, table, secret=secret, retention_s=retention_s
+        ),
         "runs": DynamoDBRunStore(client, table, secret=secret),
+        "sealer": SecretSealer(secret),
+        "idempotency": DynamoDBIdempotencyStore(client, table, secret=secret),
     }
 
 

@@ -13,6 +13,7 @@ import click
 from botocore.exceptions import NoRegionError
 
 from channel.ports import StoreError
+from handler.cli_webhooks import webhooks
 from infra import api_keys
 from infra.dynamodb.client import make_client
 from infra.settings import Settings, SettingsError
@@ -111,6 +112,9 @@ def check_template(path: Path) -> None:
     except (OSError, TemplateError) as error:
         raise CommandError(str(error)) from error
     click.echo(f"{path}: doors and functions agree on streaming.", err=True)
+
+
+main.add_command(webhooks)
 
 
 @main.group()

@@ -13,7 +13,7 @@ from samtranslator.parser.parser import Parser
 from samtranslator.translator.translator import Translator
 from samtranslator.yaml_helper import yaml_parse
 
-from channel.responses.background import QUEUE_S
+from channel.responses.operations import QUEUE_S
 from infra.settings import Settings
 
 

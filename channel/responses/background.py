@@ -48,7 +48,13 @@ from channel.ports import (
 )
 from channel.responses.event_log import EventLog
 from channel.responses.observing import Observer, Unobserved
-from channel.responses.operations import MAX_TURN_S, Prepared, ResponseOperations, history_of
+from channel.responses.operations import (
+    MAX_TURN_S,
+    QUEUE_S,
+    Prepared,
+    ResponseOperations,
+    history_of,
+)
 from channel.responses.protocol.errors import RequestError, response_not_found
 from channel.responses.protocol.requests import CreateResponse
 from channel.responses.protocol.response import Response, ResponseFailure, Status
@@ -60,8 +66,6 @@ from channel.responses.watching import LEASE_S, Pause, Watch, first_of
 
 BACKGROUND: Final = "responses.background"
 """The kind of the job that runs a background turn."""
-QUEUE_S: Final = 1800.0
-"""Seconds that a turn may wait for its worker; longer than Lambda keeps the event (the template's)."""
 CANCEL_WAIT_S: Final = 4.0
 """Seconds that a worker is given to end a cancelled turn itself, with what it has said."""
 

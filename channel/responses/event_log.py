@@ -3,8 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
-from time import monotonic
 from typing import Final
 
 import msgspec
@@ -57,11 +55,9 @@ class EventLog:
             data = _encode(event)
             self._events.append(data)
             self._size += len(data)
-        if self._size >= MAX_BATCH_BYTES:
-            return True
-        if self._events and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._due_s(), self._begin_write)
-        return False
+        if not self._lock.locked():  # or else whoever writes sets the timer, when it has
+            self._set_timer()
+        return self._size >= MAX_BATCH_BYTES
 
     async def flush(self) -> None:
         """Store what was taken; where that fails, a later batch holds it, too."""
@@ -81,7 +77,8 @@ class EventLog:
                     raise
                 log_fault(_LOG, "events not stored", error)
             finally:
-                self._written_at = monotonic()
+                self._written_at = asyncio.get_running_loop().time()
+                self._set_timer()  # for those that could not be stored, or came meanwhile
 
     async def written(self) -> None:
         """Wait until nothing is on its way to the store."""
@@ -101,24 +98,24 @@ class EventLog:
 
     def abandon(self) -> None:
         """Leave no timer and no task behind."""
+        self._is_closed = True
         self._stop_timer()
         if self._write is not None:
             self._write.cancel()
 
-    def _due_s(self) -> float:
-        if self._written_at is None:
-            return FIRST_BATCH_S
-        return max(0.0, self._written_at + BATCH_S - monotonic())
+    def _set_timer(self) -> None:
+        if not self._events or self._timer is not None or self._is_closed:
+            return
+        loop = asyncio.get_running_loop()
+        due_at = loop.time() + FIRST_BATCH_S
+        if self._written_at is not None:
+            due_at = self._written_at + BATCH_S
+        self._timer = loop.call_at(due_at, self._begin_write)
 
     def _begin_write(self) -> None:
         self._timer = None
-        self._write = asyncio.create_task(self._write_due())
-
-    async def _write_due(self) -> None:
-        with suppress(asyncio.CancelledError):
-            await self.flush()
-            if self._events and not self._is_closed and self._timer is None:
-                self.take(())  # those that could not be stored, or came meanwhile
+        if not self._lock.locked():
+            self._write = asyncio.create_task(self.flush())
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -1,14 +1,15 @@
 """The operations behind the routes: what each asks of the protocol and of the store, in which order."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from time import monotonic
 from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
 
-from channel.agent import accepted_options
+from channel.agent import AgentEvent, accepted_options
 from channel.auth import Caller
 from channel.contract import (
     ChannelContext,
@@ -18,10 +19,15 @@ from channel.contract import (
     ChannelSession,
     apply_run_hook,
 )
+from channel.conversations import ConversationStore
 from channel.deadline import Deadline
 from channel.faults import HookError
 from channel.isolation import IsolationKeys
-from channel.ports import Branch, Clock, ResponseStore, StoredTurn
+from channel.ports import Branch, Clock, ResponseStore, Sealer, StoredTurn
+from channel.responses.compaction import Compactor
+from channel.responses.conversation_turns import ConversationTurns, Hold
+from channel.responses.local_turns import LocalChain, LocalTurns
+from channel.responses.paging import Page, list_page
 from channel.responses.protocol import ids, input as given_input
 from channel.responses.protocol.errors import (
     RequestError,
@@ -30,13 +36,19 @@ from channel.responses.protocol.errors import (
 )
 from channel.responses.protocol.items import Item
 from channel.responses.protocol.requests import CreateResponse, parse, permitted_names
-from channel.responses.protocol.response import Response, Status
+from channel.responses.protocol.response import Response, ResponseConversation, Status
 from channel.responses.protocol.stream import ResponseStream, ToolPolicy
-from channel.responses.run import TurnHooks, TurnRun
+from channel.responses.protocol.window import COMPACTION
+from channel.responses.run import Save, TurnHooks, TurnRun
+from channel.responses.windows import CONTEXT_MANAGEMENT, COUNT, CREATE, ContextWindows
 
 
+WARM_UP: Final = "message.warm_up"
+"""The operation of a `ChannelRequest` that the agent does not see: it is there to be continued."""
 MAX_TURN_S: Final = 900.0
 """The longest that a turn can take on Lambda, in seconds."""
+QUEUE_S: Final = 1800.0
+"""Seconds that a turn may wait for its worker; longer than Lambda keeps the event (the template's)."""
 MAX_REFERENCES: Final = 128
 """Item references in one request that are looked up in storage; each costs a read."""
 
@@ -55,25 +67,21 @@ class ChannelOptions(Struct, frozen=True, kw_only=True):
     run_hook: ChannelRunHook | None
     hooks: TurnHooks
     has_background: bool
+    sealer: Sealer
     response_id_factory: ResponseIdFactory | None
-
-
-class Hold(Struct, frozen=True):
-    """What a turn holds until it is stored: `release` lets it go, and `job` names it for a worker."""
-
-    release: Callable[[], Awaitable[None]]
-    job: dict[str, Any]
 
 
 class _Entered(Struct, frozen=True):
     branch: Branch
     hold: Hold | None = None
+    carries_history: bool = False
 
 
 class Prepared(Struct, frozen=True):
     """A request that can be run: checked, with ids, and with the history that it continues.
 
-    `has_own_history` where a hook has changed what was loaded.
+    `has_own_history` where a hook has changed what was loaded. `carried` is history that is kept
+    with the turn, since no stored turn holds it; `local` keeps the turn where it is not stored.
     """
 
     request: CreateResponse
@@ -82,15 +90,8 @@ class Prepared(Struct, frozen=True):
     branch: Branch
     hold: Hold | None = None
     has_own_history: bool = False
-
-
-class Page(Struct, frozen=True):
-    """Which part of a list is asked for."""
-
-    limit: int = 20
-    order: str = "desc"
-    after: str | None = None
-    before: str | None = None
+    local: LocalTurns | None = None
+    carried: Sequence[Item] = ()
 
 
 class ResponseOperations:
@@ -102,13 +103,17 @@ class ResponseOperations:
         store: ResponseStore,
         options: ChannelOptions,
         clock: Clock,
+        conversations: ConversationStore | None = None,
     ) -> None:
-        """Serve the context's target, keeping turns in the store."""
+        """Serve the context's target, keeping turns in the store; None offers no conversations."""
+        self._conversations = ConversationTurns(conversations, clock)
         self._context = context
         self._store = store
         self._options = options
         self._allowed = options.allowed_options | accepted_options(context.target)
         self._clock = clock
+        compactor = Compactor(context, options.sealer, options.hooks.transform)
+        self.windows = ContextWindows(context, compactor)
 
     async def create(
         self,
@@ -126,37 +131,93 @@ class ResponseOperations:
         return prepared.request, self.turn(prepared, request_id=request_id, deadline=deadline)
 
     async def prepare(
-        self, caller: Caller, body: bytes, *, deadline: Deadline | None = None
+        self,
+        caller: Caller,
+        body: bytes,
+        *,
+        deadline: Deadline | None = None,
+        local: LocalTurns | None = None,
+        generates: bool = True,
     ) -> Prepared:
-        """Check the request and load what it continues.
+        """Check the request and load what it continues, which `local` may know alone.
 
-        Raises `RequestError` before anything has happened, and `StoreError`.
+        Without `generates` its turn says nothing, and needs no input. Raises `RequestError` before
+        anything has happened, and `StoreError`.
         """
-        request, items = parse(body)
+        request, items = parse(body, requires_input=generates)
         if request.text is not None:
             self._require_offered(request.text)
         if request.background and not self._options.has_background:
             msg = "Unsupported parameter: 'background' is not offered by this server."
             raise RequestError(msg, param="background", code="unsupported_parameter")
-        entered = await self._enter(caller, request, deadline)
+        entered = await self._enter(caller, request, deadline, local)
+        operation = CREATE if generates else WARM_UP
         try:
-            return await self._prepared(caller, body, request, items, entered)
+            prepared = await self._prepared(
+                caller, body, request, items, entered, operation=operation
+            )
+            return msgspec.structs.replace(prepared, local=local) if local else prepared
         except BaseException:
             if entered.hold is not None:
                 await entered.hold.release()
             raise
 
     async def _enter(
-        self, caller: Caller, request: CreateResponse, deadline: Deadline | None
+        self,
+        caller: Caller,
+        request: CreateResponse,
+        deadline: Deadline | None,
+        local: LocalTurns | None,
     ) -> _Entered:
-        # The place where conversations are entered: `conversations.enter`, and a `Hold` for its
-        # `leave`; `deadline` says how long a turn may take at most (None: `MAX_TURN_S`).
-        del deadline
+        conversation = request.conversation_id
+        if conversation is not None:
+            limit_s = _longest_s(request, deadline)
+            return _Entered(*await self._conversations.enter(caller.keys, conversation, limit_s))
         previous = request.previous_response_id
+        chain = await local.chain(previous) if local and previous is not None else None
+        if chain is not None:
+            return await self._after(caller, request, chain)
+        return _Entered(await self._continued(caller, request))
+
+    async def _after(self, caller: Caller, request: CreateResponse, chain: LocalChain) -> _Entered:
+        """Return the place after turns that are not stored; a turn that is, is stored with all of them."""
+        is_stored = request.store is not False
+        before = await self._store.branch(caller.keys, chain.after)
+        place = before
+        if is_stored and chain.after is not None:
+            place = await self._store.branch(caller.keys, None)  # the beginning of a thread
+        if before is None or place is None:
+            raise previous_response_not_found(request.previous_response_id or "")
+        branch = Branch(place.body, (*before.turns, *chain.turns), place.place)
+        return _Entered(branch, carries_history=is_stored)
+
+    async def look(
+        self,
+        caller: Caller,
+        body: bytes,
+        request: CreateResponse,
+        items: Sequence[Item],
+        *,
+        operation: str,
+    ) -> Prepared:
+        """Check a request for another operation than `CREATE`, which keeps nothing and holds nothing.
+
+        Raises `RequestError` and `StoreError`.
+        """
+        if request.text is not None:
+            self._require_offered(request.text)
+        entered = _Entered(await self._continued(caller, request))
+        return await self._prepared(caller, body, request, items, entered, operation=operation)
+
+    async def _continued(self, caller: Caller, request: CreateResponse) -> Branch:
+        """Return the history that a request names, without entering anything."""
+        previous, conversation = request.previous_response_id, request.conversation_id
         branch = await self._store.branch(caller.keys, previous)
         if branch is None:
             raise previous_response_not_found(previous or "")
-        return _Entered(branch)
+        if conversation is not None:
+            branch = await self._conversations.look(caller.keys, conversation, branch)
+        return branch
 
     async def _prepared(
         self,
@@ -165,22 +226,31 @@ class ResponseOperations:
         request: CreateResponse,
         items: Sequence[Item],
         entered: _Entered,
+        *,
+        operation: str = CREATE,
     ) -> Prepared:
         branch = entered.branch
         history = history_of(branch.turns)
         kinds = {item["type"] for item in items}
-        if given_input.REFERENCE in kinds:
-            items = await self._dereferenced(caller, items, history)
+        items = await self.resolved(caller.keys, items, history)
         if history or kinds != {"message"}:
             given_input.require_paired_calls(history, items)
         _require_room(items)
         items = given_input.with_ids(items, branch.body, {item["id"] for item in history})
         response = self._initial(request, branch)
         asked = self._channel_request(caller, request, response, history, items)
-        if self._options.run_hook is not None:
+        asked.operation = operation
+        if self._options.run_hook is not None and operation != COUNT:  # which runs nothing
             asked = await self._hooked(self._options.run_hook, asked, branch, body)
-        is_own = asked.history is not history
-        return Prepared(request, asked, response, branch, entered.hold, is_own)
+        return Prepared(
+            request,
+            asked,
+            response,
+            branch,
+            entered.hold,
+            has_own_history=asked.history is not history,
+            carried=history if entered.carries_history else (),
+        )
 
     async def input_items(self, caller: Caller, response_id: str, page: Page) -> dict[str, Any]:
         """Return a page of what a response was given: inherited history first, then its own input."""
@@ -199,22 +269,35 @@ class ResponseOperations:
             msg = f"Unsupported value: 'text.format.type' {wanted!r} is not offered by this agent."
             raise RequestError(msg, param="text.format.type", code="unsupported_value")
 
-    async def _dereferenced(
-        self, caller: Caller, items: Sequence[Item], history: Sequence[Item]
-    ) -> list[Item]:
-        """Return the items with references replaced by what they name, in this tenant's own data."""
+    async def resolved(
+        self,
+        keys: IsolationKeys,
+        items: Sequence[Item],
+        history: Sequence[Item] = (),
+        *,
+        param: str = "input",
+    ) -> Sequence[Item]:
+        """Return the items with references replaced by what they name, in this tenant's own data.
+
+        Raises `RequestError` for a reference to nothing, and for a compaction that is not the tenant's.
+        """
+        kinds = {item["type"] for item in items}
+        if COMPACTION in kinds:
+            await self.windows.require_own(keys, items)
+        if given_input.REFERENCE not in kinds:
+            return items
         references = [item for item in items if item["type"] == given_input.REFERENCE]
         known = {item["id"]: item for item in (*history, *items) if isinstance(item.get("id"), str)}
         known = {key: item for key, item in known.items() if item["type"] != given_input.REFERENCE}
         unknown = dict.fromkeys(item["id"] for item in references if item["id"] not in known)
         if len(unknown) > MAX_REFERENCES:
             msg = f"Too many item references: at most {MAX_REFERENCES} are looked up."
-            raise RequestError(msg, param="input", code="invalid_value")
+            raise RequestError(msg, param=param, code="invalid_value")
         for item_id in unknown:
-            item = await self._store.item(caller.keys, item_id)
+            item = await self._store.item(keys, item_id)
             if item is None:
                 msg = f"Item with id '{item_id}' not found."
-                raise RequestError(msg, param="input", status=404)
+                raise RequestError(msg, param=param, status=404)
             known[item_id] = item
         return [
             known[item["id"]] if item["type"] == given_input.REFERENCE else item for item in items
@@ -226,6 +309,8 @@ class ResponseOperations:
         echoed = {name: value for name, value in given.items() if name in _ECHOED}
         if request.service_tier in (None, "", "auto"):
             echoed["service_tier"] = "default"
+        if request.conversation_id is not None:
+            echoed["conversation"] = ResponseConversation(request.conversation_id)
         return Response(
             id=factory(request.previous_response_id) if factory else ids.response_id(branch.body),
             created_at=int(self._clock()),
@@ -243,14 +328,19 @@ class ResponseOperations:
         history: Sequence[Item],
         items: Sequence[Item],
     ) -> ChannelRequest:
-        continued = request.previous_response_id or caller.keys.chat_key
+        conversation = request.conversation_id
+        continued = request.previous_response_id or conversation or caller.keys.chat_key
         who = request.safety_identifier or request.user
-        attributes = {"response_id": response.id}
+        attributes: dict[str, Any] = {"response_id": response.id}
         if request.previous_response_id is not None:
             attributes["previous_response_id"] = request.previous_response_id
+        if conversation is not None:
+            attributes["conversation_id"] = conversation
+        if request.context_management:
+            attributes[CONTEXT_MANAGEMENT] = request.context_management
         return ChannelRequest(
             channel=self._options.name,
-            operation="message.create",
+            operation=CREATE,
             caller=caller,
             input=items,
             history=history,
@@ -289,7 +379,7 @@ class ResponseOperations:
 
     def hold(self, keys: IsolationKeys, job: dict[str, Any]) -> Hold:
         """Return what a turn holds by the name that a worker was given."""
-        raise NotImplementedError  # conversations are to come
+        return self._conversations.hold(keys, job)
 
     def turn(
         self,
@@ -310,14 +400,17 @@ class ResponseOperations:
             response,
             body=branch.body,
             position=len(asked.input),
-            tools=ToolPolicy(names, asked.parallel_tool_calls),
+            tools=ToolPolicy(names, asked.parallel_tool_calls, response.max_tool_calls),
             shows_tools=self._options.shows_tools,
         )
-        save = partial(self._store.save, asked.caller.keys, branch) if response.store else None
+        save: Save | None = prepared.local.keep if prepared.local else None
+        if response.store or prepared.hold is not None:  # a conversation keeps all of its turns
+            save = partial(self._store.save, asked.caller.keys, branch)
+        start = self.windows.start(asked, truncation=response.truncation)
         return TurnRun(
             stream,
-            partial(self._context.run_stream, asked),
-            turn_input=asked.input,
+            _say_nothing if asked.operation == WARM_UP else start,
+            turn_input=[*prepared.carried, *asked.input] if prepared.carried else asked.input,
             save=save,
             clock=self._clock,
             grace_s=None if is_committed else self._options.first_event_grace_s,
@@ -329,9 +422,23 @@ class ResponseOperations:
         )
 
 
+async def _say_nothing() -> AsyncIterator[AgentEvent]:
+    """Be the agent of a warm-up."""
+    nothing: tuple[AgentEvent, ...] = ()
+    for event in nothing:
+        yield event
+
+
 _ECHOED: Final = frozenset(Response.__struct_fields__) & frozenset(
     CreateResponse.__struct_fields__
-) - {"background", "model"}
+) - {"background", "conversation", "model"}
+
+
+def _longest_s(request: CreateResponse, deadline: Deadline | None) -> float:
+    """Return the seconds after which a turn of the request is over, whatever happens."""
+    if request.background:
+        return QUEUE_S + MAX_TURN_S
+    return deadline.ends_at + deadline.margin_s - monotonic() if deadline else MAX_TURN_S
 
 
 def history_of(turns: Iterable[StoredTurn]) -> list[Item]:
@@ -341,36 +448,6 @@ def history_of(turns: Iterable[StoredTurn]) -> list[Item]:
         history += turn.input
         history += [item for item in turn.response.output if not _is_unfinished_call(item)]
     return history
-
-
-def list_page(items: Sequence[Item], page: Page) -> dict[str, Any]:
-    """Return OpenAI's list object for a page; raises `RequestError` for a cursor that is not in it."""
-    ordered = [*items] if page.order == "asc" else [*reversed(items)]
-    start = _cursor(ordered, page.after, "after", 1, default=0)
-    end = _cursor(ordered, page.before, "before", 0, default=len(ordered))
-    data = ordered[start:end][: page.limit]
-    return {
-        "object": "list",
-        "data": data,
-        "first_id": data[0]["id"] if data else None,
-        "last_id": data[-1]["id"] if data else None,
-        "has_more": start + len(data) < end,
-    }
-
-
-def _cursor(
-    items: Sequence[Item], item_id: str | None, param: str, past: int, *, default: int
-) -> int:
-    if item_id is None:
-        return default
-    for position, item in enumerate(items):
-        if item["id"] == item_id:
-            return position + past
-    raise RequestError(
-        f"Invalid value for '{param}': no item of this list has that id.",
-        param=param,
-        code="invalid_value",
-    )
 
 
 def _is_unfinished_call(item: Item) -> bool:

@@ -118,6 +118,17 @@ class TurnRun:
         self.is_kept = save is None
         self.is_late = False
 
+    def on_kept(self, then: Callable[[], Awaitable[None]]) -> None:
+        """Have `then` called beside `release`, before it."""
+        release = self._release
+
+        async def both() -> None:
+            await then()
+            if release is not None:
+                await release()
+
+        self._release = both
+
     @property
     def response(self) -> Response:
         """The resource as it is now."""
@@ -301,11 +312,17 @@ class TurnRun:
 
     async def _released(self) -> None:
         release, self._release = self._release, None
-        if release is not None:
-            try:
-                await release()
-            except StoreError as error:  # what it holds runs out by itself
-                log_fault(_LOG, "turn not released", error)
+        if release is None:
+            return
+        deadline = self._deadline
+        is_late = deadline is not None and monotonic() >= deadline.ends_at
+        token = call_limit_s.set(deadline.call_s if deadline and is_late else None)
+        try:
+            await release()
+        except StoreError as error:  # what it holds runs out by itself
+            log_fault(_LOG, "turn not released", error)
+        finally:
+            call_limit_s.reset(token)
 
     def _fail(self, error: Exception) -> None:
         """Let a response that was settled be a failed one; nothing is open that would cause events."""

@@ -1,10 +1,11 @@
 """The SSE observer: stream events as bytes, written together when they are ready together."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from time import monotonic
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -62,11 +63,19 @@ class SSEWriter:
     `x-error-code`.
     """
 
-    def __init__(self, send: Send, *, keepalive_s: float = 0.0, has_trailers: bool = False) -> None:
-        """Write to this `send`."""
+    def __init__(
+        self,
+        send: Send,
+        *,
+        keepalive_s: float = 0.0,
+        has_trailers: bool = False,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Write to this `send`, with `headers` besides those of every stream."""
         self._send = send
         self._keepalive_s = keepalive_s
         self._has_trailers = has_trailers
+        self._headers = headers
         self._loop = asyncio.get_running_loop()
         self._lock = asyncio.Lock()
         self.ready: list[bytes | StreamEvent] = []  # what is to be flushed
@@ -185,7 +194,8 @@ class SSEWriter:
 
     async def _write_head(self) -> None:
         self._has_head = True
-        head = {"type": "http.response.start", "status": 200, "headers": [*_HEADERS]}
+        more = [(name.encode(), value.encode()) for name, value in self._headers.items()]
+        head = {"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *more]}
         if self._has_trailers:
             head["trailers"] = True
         await self._send(head)

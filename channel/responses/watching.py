@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from time import monotonic
 from typing import Any, Final
 
 from starlette.types import Message, Receive
@@ -43,7 +42,7 @@ class Watch:
         self._clock = clock
         self._renews = renews
         self._pause = pause
-        self._renewed_at = monotonic()
+        self._renewed_at = _loop_time()
 
     async def receive(self) -> Message:
         """Return when the turn was cancelled, or is another's."""
@@ -56,25 +55,32 @@ class Watch:
                 continue  # the next look may tell; the lease outlasts two renewals that fail
 
     async def _must_stop(self) -> bool:
-        if self._renews and monotonic() - self._renewed_at >= RENEWAL_S:
+        now = _loop_time()
+        if self._renews and now - self._renewed_at >= RENEWAL_S:
             until = self._clock() + LEASE_S
             run = await self._runs.renew(self._keys, self._response_id, self._owner, until)
-            self._renewed_at = monotonic()
+            self._renewed_at = now  # a lease counts from before it was asked for
         else:
             run = await self._runs.look(self._keys, self._response_id)
         return run is None or run.is_cancelled or run.owner != self._owner
 
 
 def first_of(receive: Receive, other: Receive) -> Receive:
-    """Return a `receive` that returns whatever either of the two does first."""
+    """Return a `receive` that returns, or raises, whatever either of the two does first."""
 
     async def either() -> Message:
         tasks = [asyncio.ensure_future(receive()), asyncio.ensure_future(other())]
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            first = next(task for task in tasks if task.done())
         finally:
             for task in tasks:
                 task.cancel()
-        return next(iter(done)).result()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return first.result()
 
     return either
+
+
+def _loop_time() -> float:
+    return asyncio.get_running_loop().time()

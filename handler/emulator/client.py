@@ -48,12 +48,10 @@ class Client:
         if self._record.mode == "streamed" and streams:
             await self._stream(invocation)
             return
-        posted = bytearray()
-        while piece := await invocation.read():
-            posted += piece
+        posted = await invocation.whole()
         is_proxy = self._record.mode == "buffered"
         # A URL in buffered mode passes a streamed reply on as it is, prelude and all.
-        head, body = whole_reply(bytes(posted)) if is_proxy else (_UNTOLD, bytes(posted))
+        head, body = whole_reply(posted) if is_proxy else (_UNTOLD, posted)
         await self._whole(head, body)
 
     async def _stream(self, invocation: Invocation) -> None:

@@ -4,28 +4,31 @@ import asyncio
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from secrets import token_bytes, token_hex
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
-from uuid import UUID
 
 import msgspec
-import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from handler.emulator.client import Client, read_body
-from handler.emulator.invocation import Invocation, Record
+from handler.emulator.environments import KEPT, Environments
+from handler.emulator.event_queue import EventQueue, FailedJob
+from handler.emulator.invocation import (
+    Invocation,
+    Record,
+    new_request_id,
+    new_trace_id,
+    report,
+)
+from handler.emulator.invoke_api import InvokeApi
 from handler.emulator.options import Faults, Function
-from handler.emulator.sandbox import Sandbox
+from handler.emulator.server import LocalServer
 from handler.emulator.url_events import HTTPRequest, url_event
-from handler.local import HOST, listening
 from handler.runtime_api import Failure
 
 
 MAX_EVENT_BYTES: Final = 6 * 1024 * 1024
-_KEPT: Final = 10_000  # records, and lines
 _JSON: Final = b"application/json"
 _TOO_LARGE: Final = (
     b'{"Message":"Request must be smaller than 6291456 bytes for the InvokeFunction operation"}'
@@ -37,10 +40,11 @@ _encode = msgspec.json.Encoder().encode
 
 
 class FunctionUrl:
-    """Serves a function's URL from `async with` to its end.
+    """Serves a function's URL from `async with` to its end, and Lambda's API for the function itself.
 
-    `root` is where; `faults` may be changed between requests; `invocations` and `logs` tell what
-    happened, the oldest first. `echo` gets each line of the logs as it comes.
+    `root` is where the URL is, and `lambda_endpoint` where the API is (the function's setting
+    `LAMBDA_ENDPOINT`). `faults` may be changed between requests; `invocations`, `failed_jobs` and
+    `logs` tell what happened, the oldest first. `echo` gets each line of the logs as it comes.
     """
 
     def __init__(
@@ -53,36 +57,19 @@ class FunctionUrl:
     ) -> None:
         """Take what to serve; nothing is started yet."""
         self.function = function
-        self.faults = faults or Faults()
-        self.root = ""
-        self.invocations: deque[Record] = deque(maxlen=_KEPT)
-        self.logs: deque[str] = deque(maxlen=_KEPT)
-        self._port = port
+        self.logs: deque[str] = deque(maxlen=KEPT)
         self._echo = echo
-        self._sandboxes: list[Sandbox] = []
-        self._listening = ExitStack()
-        self._server = _Server(
-            uvicorn.Config(
-                self._serve,
-                interface="asgi3",
-                http="h11",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                log_level="critical",  # it calls a stream that breaks off a mistake of the app's
-                access_log=False,
-                server_header=False,
-                timeout_keep_alive=60,
-                timeout_graceful_shutdown=1,
-            )
-        )
-        self._serving: asyncio.Task[None] | None = None
+        self._environments = Environments(function, faults or Faults(), self._log)
+        self._queue = EventQueue(self._environments, function.retry_after_s, self._log)
+        self._url = LocalServer(self._serve, port)
+        # On a port of its own: every path of the URL is the function's.
+        self._api = LocalServer(InvokeApi(function, self._environments, self._queue, self._log))
 
     async def __aenter__(self) -> Self:
         """Listen; environments are started as requests need them."""
-        listener = self._listening.enter_context(listening(self._port))
-        self.root = f"http://{HOST}:{listener.getsockname()[1]}"
-        self._serving = asyncio.create_task(self._server.serve(sockets=[listener]))
+        self._url.start()
+        self._api.start()
+        self._environments.lambda_endpoint = self.lambda_endpoint
         return self
 
     async def __aexit__(
@@ -91,52 +78,73 @@ class FunctionUrl:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End the environments, and the server."""
-        self._server.should_exit = True
-        await asyncio.gather(*(sandbox.stop() for sandbox in self._sandboxes))
-        if self._serving is not None:
-            await self._serving
-        self._listening.close()
+        """End the environments, and the servers."""
+        await self._queue.stop()
+        await asyncio.gather(self._environments.stop(), self._url.stop(), self._api.stop())
+
+    @property
+    def root(self) -> str:
+        """Where the function's URL is; empty before it is served."""
+        return self._url.root
+
+    @property
+    def lambda_endpoint(self) -> str:
+        """Where Lambda's API is; empty before it is served."""
+        return self._api.root
+
+    @property
+    def faults(self) -> Faults:
+        """What goes wrong with the invocations to come."""
+        return self._environments.faults
+
+    @faults.setter
+    def faults(self, faults: Faults) -> None:
+        self._environments.faults = faults
+
+    @property
+    def invocations(self) -> deque[Record]:
+        """What became of the invocations, those of jobs included."""
+        return self._environments.invocations
+
+    @property
+    def failed_jobs(self) -> deque[FailedJob]:
+        """The events of asynchronous invocations that were given up."""
+        return self._queue.failed
 
     @property
     def pids(self) -> list[int]:
         """The processes of the environments that take invocations."""
-        usable = [sandbox for sandbox in self._sandboxes if sandbox.is_usable]
-        return [sandbox.pid for sandbox in usable if sandbox.pid is not None]
+        return self._environments.pids
 
     async def warm_up(self) -> Failure | None:
         """Start an environment before a request needs it; return why that failed, if it did."""
-        sandbox = self._add()
-        await sandbox.warm_up()
-        return sandbox.failure
+        return await self._environments.warm_up()
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await read_body(receive, MAX_EVENT_BYTES)
         if body is None:
             return
         request, begun = _request(scope, body), time.monotonic()
-        record = Record(request_id=str(UUID(bytes=token_bytes(16), version=4)))
+        record = Record(request_id=new_request_id())
         try:
             await self._answer(request, record, receive, send)
         except Exception:
             self._log(traceback.format_exc())
             raise
-        self._log(_report(request, record, time.monotonic() - begun))
+        told = [request.method, request.path, str(record.status)]
+        self._log(report(record, told, time.monotonic() - begun))
 
     async def _answer(
         self, request: HTTPRequest, record: Record, receive: Receive, send: Send
     ) -> None:
         client = Client(send, record)
-        trace_id = f"Root=1-{int(request.at):08x}-{token_hex(12)}"
+        trace_id = new_trace_id(request.at)
         event = _encode(url_event(request, record.request_id, trace_id, self.function.region))
         if len(event) > MAX_EVENT_BYTES:
             return await client.say(413, _TOO_LARGE, _JSON)
-        sandbox = self._with_room()
-        if sandbox is None:
+        invocation = self._environments.invoke(record, event, trace_id)
+        if invocation is None:
             return await client.say(429, _THROTTLED, _JSON)
-        self.invocations.append(record)
-        invocation = Invocation(record, event, trace_id, self.faults)
-        sandbox.invoke(invocation)
         leaving = asyncio.create_task(_notice(receive, invocation))
         try:
             await client.answer(invocation, streams=self.function.streams)
@@ -145,30 +153,10 @@ class FunctionUrl:
             invocation.close()
         return None
 
-    def _with_room(self) -> Sandbox | None:
-        self._sandboxes = [one for one in self._sandboxes if not one.has_ended]
-        usable = [one for one in self._sandboxes if one.is_usable]
-        with_room = next((one for one in usable if one.has_room), None)
-        if with_room or len(usable) >= self.function.environments or self._server.should_exit:
-            return with_room
-        return self._add()
-
-    def _add(self) -> Sandbox:
-        sandbox = Sandbox(self.function, self._log)
-        self._sandboxes.append(sandbox)
-        return sandbox
-
     def _log(self, line: str) -> None:
         self.logs.append(line)
         if self._echo is not None:
             self._echo(line)
-
-
-class _Server(uvicorn.Server):
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals to whoever runs the event loop."""
-        yield
 
 
 def _request(scope: Scope, body: bytes) -> HTTPRequest:
@@ -184,15 +172,6 @@ def _request(scope: Scope, body: bytes) -> HTTPRequest:
         client_ip=scope["client"][0],
         at=time.time(),
     )
-
-
-def _report(request: HTTPRequest, record: Record, took_s: float) -> str:
-    said = [record.request_id, request.method, request.path, str(record.status)]
-    if record.mode:
-        said += [record.mode, f"{record.size} bytes"]
-    said += [f"{took_s * 1000:.1f} ms"]
-    failures = [one for one in (record.error, record.trailers) if one is not None]
-    return " ".join(["REPORT", *said, *(f"{one.type}: {one.message}" for one in failures)])
 
 
 async def _notice(receive: Receive, invocation: Invocation) -> None:

@@ -4,8 +4,10 @@ A reply goes through piece by piece: the runtime's next one is read when the cli
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from secrets import token_bytes, token_hex
 from typing import Literal, TypeAlias
+from uuid import UUID
 
 import anyio
 from msgspec import Struct
@@ -15,12 +17,19 @@ from handler.runtime_api import Failure
 
 
 Mode: TypeAlias = Literal["streamed", "buffered"]
+Kind: TypeAlias = Literal["URL", "RequestResponse", "Event"]
+"""What an invocation came by: the function's URL, or Lambda's API with this invocation type."""
 
 
 class Record(Struct, kw_only=True):
     """What became of an invocation."""
 
     request_id: str
+    kind: Kind = "URL"
+    delivery: int = 1
+    """How many times its event was delivered, this one included."""
+    pid: int | None = None
+    """The process of the environment that had it."""
     mode: Mode | None = None
     content_type: str | None = None
     size: int = 0
@@ -32,7 +41,12 @@ class Record(Struct, kw_only=True):
     answered: int | None = None
     """The status with which the runtime's reply was answered."""
     status: int | None = None
-    """The status that the client got."""
+    """The status that the client got; there is none where nobody waited."""
+
+    @property
+    def invocation_id(self) -> str:
+        """Names this delivery, where `request_id` is the same for all of an event."""
+        return f"{self.request_id}-{self.delivery}"
 
 
 class BrokenOffError(Exception):
@@ -102,6 +116,14 @@ class Invocation:
                 raise BrokenOffError from None
             return b""
 
+    async def whole(self) -> bytes:
+        """Return the reply, once it is there to its end; raises `BrokenOffError`."""
+        await self.has_begun.wait()
+        posted = bytearray()
+        while piece := await self.read():
+            posted += piece
+        return bytes(posted)
+
     def close(self) -> None:
         """Take no more of the reply."""
         self._receive.close()
@@ -111,3 +133,23 @@ class Invocation:
         self._break_off = None
         for event in (self.is_taken, self.has_begun, self.is_over):
             event.set()
+
+
+def new_request_id() -> str:
+    """Return a request id, as Lambda makes them."""
+    return str(UUID(bytes=token_bytes(16), version=4))
+
+
+def new_trace_id(at: float) -> str:
+    """Return a trace id of X-Ray's for something that begins then (Unix seconds)."""
+    return f"Root=1-{int(at):08x}-{token_hex(12)}"
+
+
+def report(record: Record, what: Sequence[str], took_s: float) -> str:
+    """Return the line that tells what became of an invocation; `what` says which it was."""
+    said = [record.request_id, *what]
+    if record.mode:
+        said += [record.mode, f"{record.size} bytes"]
+    said += [f"{took_s * 1000:.1f} ms"]
+    failures = [one for one in (record.error, record.trailers) if one is not None]
+    return " ".join(["REPORT", *said, *(f"{one.type}: {one.message}" for one in failures)])

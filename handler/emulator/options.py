@@ -1,7 +1,7 @@
 """What is emulated: a function as Lambda would be told of it, and faults to inject."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct, field
@@ -22,13 +22,18 @@ class Function(Struct, frozen=True, kw_only=True):
     streams: bool = True
     """Whether the URL's invoke mode is RESPONSE_STREAM, and not BUFFERED."""
     environments: int = 1
-    """Execution environments at the same time; what is beyond them is throttled."""
+    """Execution environments at the same time: beyond them requests are throttled, and events wait.
+
+    A background response that is streamed takes two: one for its worker, one for who follows it.
+    """
     concurrency: int = 1
     """Invocations at a time in one environment: more than one is a Managed Instance."""
     is_snap_start: bool = False
     freezes: bool = False
     """Whether a process is stopped (SIGSTOP) while there is nothing to do for it."""
     logs_json: bool = False
+    retry_after_s: Sequence[float] = (60.0, 120.0)
+    """Pauses after which the event of an asynchronous invocation that failed is tried again."""
 
 
 class Faults(Struct, frozen=True, kw_only=True):
@@ -47,3 +52,5 @@ class Faults(Struct, frozen=True, kw_only=True):
     """After the reply the Runtime API closes all connections and takes no more."""
     notices_disconnects: bool = False
     """The runtime's connection is reset when the client goes away, which Lambda does not notice."""
+    delivers_twice: bool = False
+    """The event of an asynchronous invocation is delivered twice, at the same time."""

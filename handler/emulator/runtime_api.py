@@ -22,6 +22,7 @@ from handler.runtime_api import Failure
 
 MAX_BUFFERED_BYTES: Final = 6 * 1024 * 1024 + 100
 MAX_STREAMED_BYTES: Final = 200 * 1024 * 1024
+_INVOCATION_ID: Final = "lambda-runtime-invocation-id"
 _ERRORS: Final = {
     TRUNCATED: ("TruncatedHTTPRequest", "HTTP request detected as truncated"),
     TOO_LARGE: ("RequestEntityTooLarge", "Exceeded maximum allowed payload size."),
@@ -39,7 +40,7 @@ class RuntimeApiServer:
         self._function = function
         self._on_idle = on_idle
         self._offered: asyncio.Queue[Invocation] = asyncio.Queue()
-        self._taken: dict[str, Invocation] = {}
+        self._taken: list[Invocation] = []
         self._idle_pollers = 0
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -71,7 +72,7 @@ class RuntimeApiServer:
         """Fail the invocations that are here."""
         while not self._offered.empty():
             self._offered.get_nowait().fail(failure)
-        for invocation in self._taken.values():
+        for invocation in self._taken:
             invocation.fail(failure)
 
     def _vanish(self) -> None:
@@ -133,35 +134,47 @@ class RuntimeApiServer:
             invocation = await connection.while_open(self._offered.get())
         finally:
             self._idle_pollers -= 1
-        self._taken[invocation.record.request_id] = invocation
+        self._taken.append(invocation)
         invocation.is_taken.set()
         await connection.answer(200, invocation.event, self._head(invocation))
         return None
 
     def _forget_what_is_over(self) -> None:
         is_alone = self._function.concurrency == 1
-        for invocation in self._taken.values():
+        for invocation in self._taken:
             # A runtime that asks for the next one has left its reply, even if that is not seen yet.
             if invocation.is_cut or (is_alone and invocation.has_begun.is_set()):
                 invocation.fail(BROKEN_OFF)
-        self._taken = {name: one for name, one in self._taken.items() if not one.is_over.is_set()}
+        self._taken = [one for one in self._taken if not one.is_over.is_set()]
+
+    def _running(self, headers: dict[str, str], request_id: str) -> Invocation | None:
+        # An event that is tried again keeps its request id, and the first try may still be answered.
+        named = headers.get(_INVOCATION_ID)
+        for one in self._taken:
+            is_it = one.record.request_id == request_id and named in (
+                None,
+                one.record.invocation_id,
+            )
+            if is_it and not one.is_over.is_set():
+                return one
+        return None
 
     def _head(self, invocation: Invocation) -> dict[str, str]:
-        function, request_id = self._function, invocation.record.request_id
+        function = self._function
         arn = f"arn:aws:lambda:{function.region}:000000000000:function:{function.name}"
         return {
-            "lambda-runtime-aws-request-id": request_id,
+            "lambda-runtime-aws-request-id": invocation.record.request_id,
             "lambda-runtime-deadline-ms": str(int((time.time() + function.timeout_s) * 1000)),
             "lambda-runtime-invoked-function-arn": arn,
             "lambda-runtime-trace-id": invocation.trace_id,
-            "lambda-runtime-invocation-id": f"{request_id}-1",
+            _INVOCATION_ID: invocation.record.invocation_id,
         }
 
     async def _response(
         self, headers: dict[str, str], connection: Connection, request_id: str
     ) -> None:
-        invocation = self._taken.get(request_id)
-        if invocation is None or invocation.is_over.is_set():
+        invocation = self._running(headers, request_id)
+        if invocation is None:
             return await _refuse(connection, 400, "InvalidRequestID", "Invalid request ID")
         if invocation.has_begun.is_set():
             return await _refuse_transition(connection, "InvocationResponse", "InvocationResponse")
@@ -186,8 +199,8 @@ class RuntimeApiServer:
         self, headers: dict[str, str], connection: Connection, request_id: str
     ) -> None:
         body = await connection.whole_body(MAX_BUFFERED_BYTES)
-        invocation = self._taken.get(request_id)
-        if invocation is None or invocation.is_over.is_set():
+        invocation = self._running(headers, request_id)
+        if invocation is None:
             return await _refuse(connection, 400, "InvalidRequestID", "Invalid request ID")
         if invocation.has_begun.is_set():
             return await _refuse_transition(connection, "InvocationResponse", "InvocationError")

@@ -26,13 +26,19 @@ _READ_BYTES: Final = 64 * 1024
 class Sandbox:
     """Runs a function's process, from its first invocation until it ends or is stopped.
 
-    `log` gets each line that the process writes.
+    `log` gets each line that the process writes; `on_room` is called after each invocation.
     """
 
-    def __init__(self, function: Function, log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        function: Function,
+        log: Callable[[str], None],
+        on_room: Callable[[], None] | None = None,
+    ) -> None:
         """Take what to run; nothing is started yet."""
         self._function = function
         self._log = log
+        self._on_room = on_room
         self._api = RuntimeApiServer(function, self._rest)
         self._life: asyncio.Task[None] | None = None
         self._group: int | None = None
@@ -88,12 +94,15 @@ class Sandbox:
             await self.warm_up()
             if self.failure is not None:
                 return invocation.fail(self.failure)
+            invocation.record.pid = self.pid
             self._signal(signal.SIGCONT)
             self._api.is_restored.set()
             self._api.offer(invocation)
             await self._watch(invocation)
         finally:
             self._load -= 1
+            if self._on_room is not None:
+                self._on_room()
 
     async def _watch(self, invocation: Invocation) -> None:
         limit_s, now = self._function.timeout_s, asyncio.get_running_loop().time

@@ -13,6 +13,7 @@ MAX_CONNECTIONS: Final = 32
 _SHORT_CALLS: Final = 2
 
 _Result = TypeVar("_Result")
+_Other = TypeVar("_Other")
 
 
 class Client(Protocol):
@@ -115,6 +116,18 @@ async def together(calls: Iterable[Coroutine[Any, Any, _Result]]) -> list[_Resul
     return done
 
 
+async def both(
+    first: Coroutine[Any, Any, _Result], second: Coroutine[Any, Any, _Other]
+) -> tuple[_Result, _Other]:
+    """Await two calls at once, like `together`, of results that differ."""
+    one, other = await asyncio.gather(first, second, return_exceptions=True)
+    if isinstance(one, BaseException):
+        raise one
+    if isinstance(other, BaseException):
+        raise other
+    return one, other
+
+
 class Table:
     """One table: its reads and writes, each a call or, for a Query, as many as there are pages."""
 
@@ -173,6 +186,37 @@ class Table:
             if "LastEvaluatedKey" not in found or last:
                 return items
             page = {"ExclusiveStartKey": found["LastEvaluatedKey"]}
+
+    async def page(
+        self,
+        partition: str,
+        between: tuple[str, str],
+        limit: int,
+        *,
+        after: str | None = None,
+        is_forward: bool = True,
+    ) -> tuple[list[AttributeValues], str | None]:
+        """Read up to `limit` rows of a range of sort keys, strongly consistent, those behind `after`.
+
+        Also return behind which sort key there may be more, or None where there are none.
+        """
+        start = {"pk": {"S": partition}, "sk": {"S": after or ""}}
+        found = await call(
+            self._client.query,
+            TableName=self._name,
+            KeyConditionExpression="pk = :pk AND sk BETWEEN :first AND :last",
+            ExpressionAttributeValues={
+                ":pk": {"S": partition},
+                ":first": {"S": between[0]},
+                ":last": {"S": between[1]},
+            },
+            Limit=limit,
+            ScanIndexForward=is_forward,
+            ConsistentRead=True,
+            **({"ExclusiveStartKey": start} if after else {}),
+        )
+        last = found.get("LastEvaluatedKey")
+        return found["Items"], last["sk"]["S"] if last else None
 
     async def put(
         self,

@@ -38,11 +38,10 @@ class History(Struct, frozen=True):
 class Entries:
     """The entries of all conversations of a table."""
 
-    def __init__(self, table: Table, clock: Clock, retention_s: float) -> None:
-        """Keep what is left of erased entries for `retention_s`."""
+    def __init__(self, table: Table, clock: Clock) -> None:
+        """Read nothing yet."""
         self._table = table
         self._clock = clock
-        self._retention_s = retention_s
 
     async def all(self, partition: str, thread: str) -> History | None:
         """Return the history that is the whole conversation."""
@@ -82,6 +81,8 @@ class Entries:
         item = await self._table.get(at.partition, at.entry.sort_key)
         row = rows.parse_turn(item) if item else None
         if row is None or not self._is_response(row):
+            if row is not None:  # a deletion that was cut off is finished
+                await self._erase_if_unseen(at.partition, row)
             return False
         if row.status in rows.UNFINISHED:
             raise UnfinishedError
@@ -146,8 +147,7 @@ class Entries:
     async def _erase_if_unseen(self, partition: str, row: TurnRow) -> None:
         is_in_conversation = row.status in rows.CONTINUABLE and len(row.deleted) < row.items
         if row.is_hidden and not is_in_conversation:
-            expires_at = int(self._clock() + self._retention_s)
-            await turns.erase(self._table, partition, row, expires_at)
+            await turns.erase(self._table, partition, row)
 
 
 async def extend(table: Table, partition: str, owner: str, until: float) -> bool:
@@ -158,8 +158,7 @@ async def extend(table: Table, partition: str, owner: str, until: float) -> bool
             keys.META_ROW,
             "SET lockexp = :until",
             values={":until": rows.seconds(until), ":owner": {"S": owner}},
-            names={"#lock": "lock"},
-            condition="#lock = :owner",
+            condition="own = :owner",
         )
     except ConditionFailedError:
         return False

@@ -192,6 +192,36 @@ def part_key(sort_key: str, index: int) -> str:
     return f"{sort_key}#{index:03d}"
 
 
+def connection_partition(connection_id: str) -> str:
+    """Return the partition of a WebSocket connection: what it knows, as long as it lasts."""
+    return f"ws#{connection_id}"
+
+
+def frame_key(name: str) -> str:
+    """Return the sort key of a frame that waits."""
+    return f"F#{name}"
+
+
+def local_key(response_id: str, before: str | None) -> str:
+    """Return the sort key of a turn that only its connection knows; `before` is that of the turn before.
+
+    A chain is one range: `T#first#depth#name`, with as many separators as a stored turn has.
+    """
+    name = response_body(response_id)
+    if name is None:  # of the caller's making: any text
+        name = sha256(response_id.encode(errors="surrogatepass")).hexdigest()
+    if before is None:
+        return f"T#{name}#{1:06d}#{name}"
+    _, first, depth, _ = before.split("#")
+    return f"T#{first}#{int(depth) + 1:06d}#{name}"
+
+
+def local_range(last: str) -> SortKeys:
+    """Return the range of the chain that ends with a turn, chunks included."""
+    _, first, depth, _ = last.split("#")
+    return f"T#{first}#", f"T#{first}#{depth}#{_AFTER_ALL}"
+
+
 def api_key_partition(key_id: str) -> str:
     """Return the partition of an API key's row."""
     return f"key#{key_id}"

@@ -103,13 +103,16 @@ class Rows(Struct, frozen=True):
 
 
 def new_row(place: keys.Place | keys.EntryPlace, turn: StoredTurn, expires_at: int) -> TurnRow:
-    """Return the row of a turn, still without its payload; an entry of a conversation does not expire."""
+    """Return the row of a turn, still without its payload.
+
+    One whose items are in a conversation does not expire.
+    """
     status = STATUS_LETTERS[turn.response.status]
     if isinstance(place, keys.EntryPlace):
         return TurnRow(
             place.node.sort_key,
             status,
-            NEVER,
+            NEVER if status in CONTINUABLE else expires_at,
             owner=place.owner if status in UNFINISHED else "",
             is_hidden=not turn.response.store,
             items=len(turn.input) + len(turn.response.output),

@@ -135,12 +135,9 @@ class DynamoDBRunStore:
     ) -> Sequence[EventBatch]:
         """Return the batches that hold events after that number: 0.5 RRU for each 4 KB of them."""
         partition = await self._partition(isolation, response_id)
-        between = keys.events_after(after)
-        for is_strong in (False, True):
-            items = await self._table.query(partition, between, is_strong=is_strong)
-            batches, is_whole = await asyncio.to_thread(_batches, items, after, self._clock())
-            if is_whole:
-                break
+        batches, is_whole = await self._read(partition, after, is_strong=False)
+        if not is_whole:
+            batches, _ = await self._read(partition, after, is_strong=True)
         return batches
 
     async def last_events(self, isolation: IsolationKeys, response_id: str, /) -> EventBatch | None:
@@ -150,14 +147,24 @@ class DynamoDBRunStore:
         if not items:
             return None
         last = int(items[0]["sk"]["S"].split("#")[1])
-        batches = await self.events(isolation, response_id, last - 1)
-        return batches[-1] if batches else None
+        # Where that row is a part of events that were never wholly kept, others are the last.
+        for after in (last - 1, -1):
+            batches, _ = await self._read(partition, after, is_strong=True)
+            if batches:
+                return batches[-1]
+        return None
 
     async def forget(self, isolation: IsolationKeys, response_id: str, /) -> None:
         """Delete a run and its events."""
         partition = await self._partition(isolation, response_id)
         items = await self._table.query(partition, is_strong=True)
         await together([self._table.delete(partition, item["sk"]["S"]) for item in items])
+
+    async def _read(
+        self, partition: str, after: int, *, is_strong: bool
+    ) -> tuple[list[EventBatch], bool]:
+        items = await self._table.query(partition, keys.events_after(after), is_strong=is_strong)
+        return await asyncio.to_thread(_batches, items, after, self._clock())
 
     async def _partition(self, isolation: IsolationKeys, response_id: str) -> str:
         tenant = keys.tenant_tag(await self._secret(), isolation)

@@ -7,7 +7,7 @@ row is written last, so a turn is there as a whole or not at all.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -91,7 +91,7 @@ class DynamoDBResponseStore:
         self._clock = clock
         self._new_token = new_token
         self._retention_s = retention_s
-        self._entries = Entries(self._table, clock, retention_s)
+        self._entries = Entries(self._table, clock)
         self._strict_reads = strict_reads
         self.takes_custom_ids = aliases
 
@@ -144,13 +144,13 @@ class DynamoDBResponseStore:
         if turn.response.id != ids.response_id(branch.body):
             await self._name(tenant, turn.response.id, branch.body)
         try:
-            await turns.write(self._table, partition, row, data)
+            row = await turns.write(self._table, partition, row, data)
         except ConditionFailedError:
             if begun:
                 await self._require_same(partition, place.node, turn)
             return
         if begun:
-            await together([self._table.delete(partition, key) for key in begun.chunk_keys])
+            await self._clean_up(partition, {*begun.chunk_keys} - {*row.chunk_keys()})
 
     async def reopen(
         self, isolation: IsolationKeys, response_id: str, /, *, with_history: bool = True
@@ -165,15 +165,22 @@ class DynamoDBResponseStore:
             history = await self._entries.before(found) if with_history else History()
             entry = keys.EntryPlace(found.entry, row.owner, until=0.0)
             begun = _Begun(entry, row.chunk_keys())
-            return history and (turn, Branch(found.entry.body, history.turns, begun))
-        parent = keys.node_in(found.node.thread, row.parent) if row.parent else None
+            return (turn, Branch(found.entry.body, history.turns, begun)) if history else None
+        thread = found.node.thread
+        parent = keys.node_in(thread, row.parent) if row.parent else None
+        origin = keys.entry_in(thread, row.origin) if row.origin else None
         before: tuple[StoredTurn, ...] = ()
         if parent and with_history:
             chain = await self._load(_Found(found.partition, parent), look_ahead=1)
             if not chain:
                 return None
-            before = await asyncio.to_thread(chain.decode, parent.thread)
-        place = keys.Place(found.node, parent, row.lineage)
+            before = await asyncio.to_thread(chain.decode, thread)
+        if origin and with_history:
+            history = await self._origin(found, origin)
+            if not history:
+                return None
+            before = history.turns
+        place = keys.Place(found.node, parent, row.lineage, origin)
         return turn, Branch(found.node.body, before, _Begun(place, row.chunk_keys()))
 
     async def get(self, isolation: IsolationKeys, response_id: str, /) -> StoredTurn | None:
@@ -189,7 +196,7 @@ class DynamoDBResponseStore:
         found = await self._find(isolation, response_id)
         if isinstance(found, EntryAt):
             history = await self._entries.up_to(found)
-            return history and history.turns
+            return history.turns if history else None
         chain = found and await self._load(found, look_ahead=0)
         if not found or not chain:
             return None
@@ -223,10 +230,18 @@ class DynamoDBResponseStore:
         if existed and row.status in rows.UNFINISHED:
             raise UnfinishedError
         if existed:
-            await turns.erase(self._table, partition, row, row.expires_at)
+            await turns.erase(self._table, partition, row)
         else:
             await turns.erase_chunks(self._table, partition, row)
         return existed
+
+    async def _clean_up(self, partition: str, chunk_keys: Iterable[str]) -> None:
+        """Delete chunks that no turn has any more; the turn is kept, whatever becomes of them."""
+        try:
+            await together([self._table.delete(partition, key) for key in chunk_keys])
+        except StoreError as error:
+            cause = type(error.__cause__ or error).__name__
+            _logger.warning("chunks were not deleted", extra={"error": cause})
 
     async def _require_same(
         self, partition: str, node: keys.Node | keys.Entry, turn: StoredTurn
@@ -263,9 +278,13 @@ class DynamoDBResponseStore:
         if chain is None or chain.rows[0].origin is None:
             return chain
         origin = keys.entry_in(found.node.thread, chain.rows[0].origin)
-        at = EntryAt(keys.conversation_beside(found.partition), origin)
-        history = await self._entries.through(at)
+        history = await self._origin(found, origin)
         return replace(chain, origin=history) if history else None
+
+    async def _origin(self, found: _Found, origin: keys.Entry) -> History | None:
+        """Return what a fork goes on with that began after an entry of a conversation."""
+        partition = keys.conversation_beside(found.partition)
+        return await self._entries.through(EntryAt(partition, origin))
 
     async def _load_thread(self, found: _Found, *, look_ahead: int) -> _Chain | None:
         # Rows never change once they are written, so an eventually consistent read that holds the

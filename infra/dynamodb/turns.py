@@ -18,8 +18,11 @@ _IS_NEW: Final = "attribute_not_exists(pk) OR st IN (:queued, :running)"
 _IS_NEW_VALUES: Final[AttributeValues] = {":queued": {"S": "q"}, ":running": {"S": "i"}}
 
 
-async def write(table: Table, partition: str, row: TurnRow, data: bytes) -> None:
-    """Write a turn, its own row last; raises `ConditionFailedError` where it is there and finished."""
+async def write(table: Table, partition: str, row: TurnRow, data: bytes) -> TurnRow:
+    """Write a turn, its own row last, and return that.
+
+    Raises `ConditionFailedError` where the turn is there and finished.
+    """
     chunks = codec.split(data)
     if chunks:
         row = replace(row, chunks=len(chunks), checksum=codec.checksum(data))
@@ -27,6 +30,7 @@ async def write(table: Table, partition: str, row: TurnRow, data: bytes) -> None
         row = replace(row, data=data)
     await together(map(table.put, rows.chunk_items(partition, row, chunks)))
     await table.put(rows.turn_item(partition, row), _IS_NEW, values=_IS_NEW_VALUES)
+    return row
 
 
 async def read(
@@ -59,14 +63,13 @@ async def read_all(
     return await asyncio.to_thread(decode)
 
 
-async def erase(table: Table, partition: str, row: TurnRow, expires_at: int) -> None:
+async def erase(table: Table, partition: str, row: TurnRow) -> None:
     """Leave a tombstone of a turn: it keeps the names of the chunks, so that who finds them finishes."""
     await table.update(
         partition,
         row.sort_key,
-        "SET st = :deleted, #ttl = :ttl REMOVE d",
-        values={":deleted": {"S": rows.DELETED}, ":ttl": {"N": str(expires_at)}},
-        names={"#ttl": "ttl"},
+        "SET st = :deleted REMOVE d",
+        values={":deleted": {"S": rows.DELETED}},
     )
     await erase_chunks(table, partition, row)
 

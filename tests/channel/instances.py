@@ -9,6 +9,7 @@ from starlette.types import ASGIApp
 from channel.deadline import Deadline
 from channel.host import AgentHost
 from channel.memory import InMemoryResponseStore
+from channel.memory_idempotency import InMemoryIdempotencyStore
 from channel.memory_runs import InMemoryRunStore
 from channel.ports import Job
 from channel.responses.channel import ResponsesChannel
@@ -69,7 +70,8 @@ class Instances:
         clock = {"clock": options["clock"]} if "clock" in options else {}
         self.store = store or InMemoryResponseStore(**clock)
         self.runs = runs or InMemoryRunStore(**clock)
-        self.options = {"keepalive_s": 0, **options}
+        shared = {"idempotency": InMemoryIdempotencyStore(**clock)}
+        self.options = {"keepalive_s": 0, **shared, **options}
         self._agent = agent
         self.a, self.b = self.another(), self.another()
 

@@ -107,6 +107,23 @@ def test_a_generator_function_is_the_agent_itself() -> None:
     assert as_agent(generates) is generates
 
 
+def test_an_adapted_agent_keeps_its_attributes() -> None:
+    async def answering(turn: Turn) -> str:
+        return "ok"
+
+    def count(turn: Turn) -> int:
+        return 1
+
+    answering.count_input_tokens = count  # type: ignore[attr-defined]  # what a user writes
+    answering.max_input_tokens = 1000  # type: ignore[attr-defined]  # as above
+
+    adapted = as_agent(answering)
+
+    assert getattr(adapted, "count_input_tokens", None) is count
+    assert getattr(adapted, "max_input_tokens", None) == 1000
+    assert not hasattr(adapted, "compact")
+
+
 def test_an_adapted_agent_keeps_the_options_that_it_accepts() -> None:
     assert accepted_options(as_agent(answers)) == {"temperature"}
     assert accepted_options(generates) == frozenset()

@@ -12,6 +12,8 @@ class Gate:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.agents = 0
+        """How many have come: each run of an agent is one."""
         self._said: asyncio.Queue[str] = asyncio.Queue()
         self._writer: asyncio.StreamWriter | None = None
 
@@ -31,6 +33,7 @@ class Gate:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
+        self.agents += 1
         try:
             while line := await reader.readline():
                 self._said.put_nowait(line.decode().strip())

@@ -4,12 +4,22 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from random import Random
 from secrets import token_hex
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from channel.isolation import IsolationKeys
 from channel.memory import InMemoryResponseStore
-from channel.ports import Branch, ResponseStore, StoredTurn, StoreError
+from channel.ports import (
+    Branch,
+    ConcludedError,
+    ResponseStore,
+    StoredTurn,
+    StoreError,
+    TurnTooLargeError,
+    UnfinishedError,
+)
 from channel.responses.protocol import ids
 from channel.responses.protocol.response import Status
 from infra.dynamodb.store import MONTH_S, DynamoDBResponseStore
@@ -526,3 +536,290 @@ async def test_a_branch_of_another_store_is_refused_or_a_root(
         await store.save(ann, foreign, StoredTurn([], turn(foreign).response))
     except StoreError:
         assert await store.get(ann, ids.response_id(foreign.body)) is None
+
+
+# Turns that were begun, and are finished by whoever reopens them
+
+
+JOB = {"request": {"options": {"temperature": 0.5}, "text": "Grüße"}, "n": [1, None, True]}
+
+
+async def begin(
+    store: ResponseStore, keys: IsolationKeys, after: str | None = None, **fields: Any
+) -> StoredTurn:
+    """Store a turn that was only begun, with its job, and return it."""
+    branch = await store.branch(keys, after)
+    assert branch is not None
+    begun = replace(turn(branch, **{"status": Status.QUEUED, "output": [], **fields}), job=JOB)
+    await store.save(keys, branch, begun)
+    return begun
+
+
+def finished(begun: StoredTurn, text: str, status: Status = Status.COMPLETED) -> StoredTurn:
+    """Return what became of a turn that was begun."""
+    said = turn(Branch(begun.response.id.removeprefix("resp_")), text).response.output
+    return replace(begun, response=replace(begun.response, status=status, output=said), job=None)
+
+
+async def reopened(
+    store: ResponseStore, keys: IsolationKeys, response_id: str, **options: bool
+) -> Branch:
+    opened = await store.reopen(keys, response_id, **options)
+    assert opened is not None
+    return opened[1]
+
+
+@pytest.mark.parametrize("status", [Status.QUEUED, Status.IN_PROGRESS])
+async def test_a_turn_that_was_begun_is_reopened_with_its_job_and_its_history(
+    store: ResponseStore, ann: IsolationKeys, status: Status
+) -> None:
+    first, second = await chain(store, ann, 2)
+    begun = await begin(store, ann, second, status=status)
+
+    opened = await store.reopen(ann, begun.response.id)
+
+    assert opened is not None
+    assert opened[0] == begun
+    assert opened[0].job == JOB
+    assert ids.response_id(opened[1].body) == begun.response.id
+    assert opened[1].turns == (await store.get(ann, first), await store.get(ann, second))
+    assert await store.get(ann, begun.response.id) == begun
+
+
+async def test_the_first_turn_of_a_thread_is_reopened_without_any_history(
+    store: ResponseStore, ann: IsolationKeys
+) -> None:
+    begun = await begin(store, ann)
+
+    opened = await store.reopen(ann, begun.response.id)
+
+    assert opened is not None
+    assert (opened[0], opened[1].turns) == (begun, ())
+
+
+async def test_history_that_is_not_asked_for_is_not_there(
+    store: ResponseStore, ann: IsolationKeys
+) -> None:
+    begun = await begin(store, ann, await add(store, ann))
+
+    opened = await store.reopen(ann, begun.response.id, with_history=False)
+
+    assert opened is not None
+    assert (opened[0], opened[1].turns) == (begun, ())
+    await store.save(ann, opened[1], finished(begun, "done"))
+    assert await texts(store, ann, begun.response.id) == ["Hello!", "done"]
+
+
+@pytest.mark.parametrize("status", [each for each in Status if each.is_terminal])
+async def test_saving_a_reopened_branch_finishes_its_turn(
+    store: ResponseStore, ann: IsolationKeys, status: Status
+) -> None:
+    root = await add(store, ann, None, "root")
+    begun = await begin(store, ann, root)
+    branch = await reopened(store, ann, begun.response.id)
+    done = finished(begun, "done", status)
+
+    await store.save(ann, branch, done)
+
+    assert await store.get(ann, begun.response.id) == done
+    assert await store.reopen(ann, begun.response.id) is None
+    assert await store.reopen(ann, begun.response.id, with_history=False) is None
+    assert await texts(store, ann, begun.response.id) == ["root", "done"]
+    can_continue = status in (Status.COMPLETED, Status.INCOMPLETE)
+    assert (await store.branch(ann, begun.response.id) is not None) == can_continue
+
+
+async def test_a_reopened_turn_of_a_fork_stays_in_its_fork(
+    store: ResponseStore, ann: IsolationKeys
+) -> None:
+    trunk = await chain(store, ann, 3)
+    forked = await begin(store, ann, trunk[0])
+    of_fork = await add(store, ann, trunk[0], "other")
+    branch = await reopened(store, ann, forked.response.id)
+    await store.save(ann, branch, finished(forked, "fork"))
+
+    last = await add(store, ann, forked.response.id, "last")
+
+    assert [answer(each) for each in branch.turns] == ["0"]
+    assert await texts(store, ann, last) == ["0", "fork", "last"]
+    assert await texts(store, ann, of_fork) == ["0", "other"]
+    assert await texts(store, ann, trunk[2]) == ["0", "1", "2"]
+
+
+async def test_a_turn_with_an_id_of_the_callers_making_is_reopened_by_it(
+    store: ResponseStore, ann: IsolationKeys
+) -> None:
+    begun = await begin(store, ann, id="my-own-id")
+    branch = await reopened(store, ann, "my-own-id")
+    done = replace(begun, response=replace(begun.response, status=Status.FAILED), job=None)
+
+    await store.save(ann, branch, done)
+
+    assert ids.response_body(ids.response_id(branch.body)) == branch.body
+    assert await store.get(ann, "my-own-id") == done
+
+
+async def test_what_is_not_there_to_be_finished_is_not_reopened(
+    store: ResponseStore, ann: IsolationKeys
+) -> None:
+    begun = await begin(store, ann)
+    body = begun.response.id.removeprefix("resp_")
+    ends = [await add(store, ann, status=each) for each in Status if each.is_terminal]
+    unknown = [ids.response_id("01" + "0" * 50), ids.response_id(body[:-1] + "x"), "", "custom"]
+
+    for response_id in (*ends, *unknown):
+        assert await store.reopen(ann, response_id) is None
+    for keys in (BOB, IsolationKeys("ann", "chat")):
+        assert await store.reopen(keys, begun.response.id) is None
+        assert await store.reopen(keys, begun.response.id, with_history=False) is None
+
+
+async def test_a_turn_whose_history_was_deleted_is_reopened_without_history_only(
+    store: ResponseStore, ann: IsolationKeys
+) -> None:
+    first, second = await chain(store, ann, 2)
+    begun = await begin(store, ann, second)
+    await store.delete(ann, first)
+
+    assert await store.reopen(ann, begun.response.id) is None
+    branch = await reopened(store, ann, begun.response.id, with_history=False)
+
+    failed = finished(begun, "", Status.FAILED)
+    await store.save(ann, branch, failed)
+    assert await store.get(ann, begun.response.id) == failed
+
+
+async def test_a_turn_that_was_begun_expires(
+    store: ResponseStore, clock: MovableClock, ann: IsolationKeys
+) -> None:
+    begun = await begin(store, ann)
+    clock.now += MONTH_S + 1
+
+    assert await store.reopen(ann, begun.response.id) is None
+    assert await store.reopen(ann, begun.response.id, with_history=False) is None
+
+
+async def test_whoever_is_second_is_told_what_the_first_has_stored(
+    store: ResponseStore, ann: IsolationKeys
+) -> None:
+    begun = await begin(store, ann)
+    one = await reopened(store, ann, begun.response.id)
+    other = await reopened(store, ann, begun.response.id, with_history=False)
+    completed = finished(begun, "completed")
+    await store.save(ann, one, completed)
+
+    for branch in (one, other):
+        with pytest.raises(ConcludedError) as told:
+            await store.save(ann, branch, finished(begun, "so far", Status.CANCELLED))
+        assert told.value.turn == completed
+
+    assert await store.get(ann, begun.response.id) == completed
+
+
+async def test_saving_the_same_end_again_is_no_conflict(
+    store: ResponseStore, ann: IsolationKeys
+) -> None:
+    begun = await begin(store, ann)
+    one = await reopened(store, ann, begun.response.id)
+    other = await reopened(store, ann, begun.response.id)
+    done = finished(begun, noise(300_000))
+
+    for branch in (one, one, other):
+        await store.save(ann, branch, done)
+
+    assert await store.get(ann, begun.response.id) == done
+
+
+async def test_of_many_ends_at_once_one_counts_and_all_learn_it(
+    store: ResponseStore, ann: IsolationKeys
+) -> None:
+    begun = await begin(store, ann)
+
+    def contend(number: int) -> StoredTurn:
+        async def finish() -> StoredTurn:
+            done = finished(begun, str(number))
+            try:
+                await store.save(ann, branches[number], done)
+            except ConcludedError as concluded:
+                return concluded.turn
+            return done
+
+        return asyncio.run(finish())
+
+    branches = [await reopened(store, ann, begun.response.id) for _ in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        ends = [*threads.map(contend, range(8))]
+
+    assert ends == [await store.get(ann, begun.response.id)] * 8
+
+
+async def test_a_turn_that_was_begun_is_neither_continued_nor_deleted(
+    store: ResponseStore, ann: IsolationKeys
+) -> None:
+    begun = await begin(store, ann)
+
+    assert await store.branch(ann, begun.response.id) is None
+    with pytest.raises(UnfinishedError):
+        await store.delete(ann, begun.response.id)
+
+    assert await store.get(ann, begun.response.id) == begun
+    assert await store.delete(BOB, begun.response.id) is False
+    await store.save(ann, await reopened(store, ann, begun.response.id), finished(begun, "done"))
+    assert await store.delete(ann, begun.response.id) is True
+    assert await store.get(ann, begun.response.id) is None
+
+
+async def test_finishing_what_was_deleted_meanwhile_does_not_bring_it_back(
+    store: ResponseStore, ann: IsolationKeys
+) -> None:
+    begun = await begin(store, ann)
+    worker = await reopened(store, ann, begun.response.id)
+    canceller = await reopened(store, ann, begun.response.id)
+    await store.save(ann, canceller, finished(begun, "", Status.CANCELLED))
+    await store.delete(ann, begun.response.id)
+
+    await store.save(ann, worker, finished(begun, "done"))
+
+    assert await store.get(ann, begun.response.id) is None
+
+
+@pytest.mark.parametrize(("before", "after"), [(400_000, 10), (10, 400_000), (400_000, 400_000)])
+async def test_a_turn_is_finished_at_another_size_than_it_was_begun_with(
+    store: ResponseStore, ann: IsolationKeys, before: int, after: int
+) -> None:
+    begun = await begin(store, ann, question=noise(before, 1))
+    branch = await reopened(store, ann, begun.response.id)
+    assert await store.get(ann, begun.response.id) == begun
+    done = replace(finished(begun, noise(after, 2)), input=[])
+
+    await store.save(ann, branch, done)
+
+    assert await store.get(ann, begun.response.id) == done
+
+
+async def test_a_turn_that_is_stored_again_as_it_was_begun_stays_whole(
+    store: ResponseStore, ann: IsolationKeys
+) -> None:
+    begun = await begin(store, ann, question=noise(400_000))
+    branch = await reopened(store, ann, begun.response.id)
+
+    await store.save(ann, branch, begun)
+
+    assert await store.get(ann, begun.response.id) == begun
+
+
+async def test_a_result_that_is_too_large_leaves_the_turn_to_be_finished_smaller(
+    store: ResponseStore, ann: IsolationKeys
+) -> None:
+    if isinstance(store, InMemoryResponseStore):
+        pytest.skip("memory holds turns of any size")
+    begun = await begin(store, ann)
+    branch = await reopened(store, ann, begun.response.id)
+
+    with pytest.raises(TurnTooLargeError):
+        await store.save(ann, branch, finished(begun, noise(9_000_000)))
+
+    assert await store.get(ann, begun.response.id) == begun
+    failed = finished(begun, "", Status.FAILED)
+    await store.save(ann, branch, failed)
+    assert await store.get(ann, begun.response.id) == failed

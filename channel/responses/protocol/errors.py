@@ -58,6 +58,25 @@ def response_not_found(response_id: str) -> RequestError:
     return RequestError(f"Response with id '{response_id}' not found.", status=404)
 
 
+def conversation_not_found(conversation_id: str, param: str | None = None) -> RequestError:
+    """Return the 404 that an unknown, foreign, deleted or malformed conversation id gets alike."""
+    msg = f"Conversation with id '{conversation_id}' not found."
+    return RequestError(msg, param=param, status=404)
+
+
+def conversation_locked() -> RequestError:
+    """Return the 400 for a conversation in which a turn is running.
+
+    OpenAI's SDKs repeat no 400 by themselves; who does so later may find it free.
+    """
+    return RequestError(
+        "A turn of this conversation is running. Please try again in a few seconds.",
+        param="conversation",
+        code="conversation_locked",
+        headers={"retry-after": "3"},
+    )
+
+
 def previous_response_not_found(response_id: str) -> RequestError:
     """Return the 400 for a `previous_response_id` whose history is not whole, or not the caller's."""
     return RequestError(

@@ -99,13 +99,15 @@ _PART_SHAPES: Final[Mapping[str, type[Struct]]] = MappingProxyType(
 )
 
 
-def input_items(given: str | Sequence[dict[str, Any]] | None) -> list[Item]:
+def input_items(
+    given: str | Sequence[dict[str, Any]] | None, where: str = "input"
+) -> list[Item]:
     """Return `input` in normal form: typed items, content as parts; unknown items as they are."""
     if not given:
         return []
     if isinstance(given, str):
         return [message("user", given)]
-    return [_item(item, f"input[{i}]") for i, item in enumerate(given)]
+    return [_item(item, f"{where}[{i}]") for i, item in enumerate(given)]
 
 
 def with_ids(items: Iterable[Item], body: str, taken: set[str]) -> list[Item]:

@@ -26,7 +26,7 @@ from channel.responses.protocol.shapes import (
 _Unit = Annotated[float, Meta(ge=0, le=1)]
 _Penalty = Annotated[float, Meta(ge=-2, le=2)]
 _ShortText = Annotated[str, Meta(max_length=64)]
-_Metadata = Annotated[
+Metadata = Annotated[
     dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
     Meta(max_length=16),
 ]
@@ -58,11 +58,19 @@ class CreateResponse(Struct, frozen=True, omit_defaults=True, gc=False):
     reasoning: dict[str, Any] | None = None
     include: list[str] | None = None
     truncation: Literal["auto", "disabled"] | None = None
-    metadata: _Metadata | None = None
+    context_management: list[dict[str, Any]] | None = None
+    metadata: Metadata | None = None
     service_tier: str | None = None
     safety_identifier: _ShortText | None = None
     prompt_cache_key: _ShortText | None = None
     user: str | None = None
+
+    @property
+    def conversation_id(self) -> str | None:
+        """The id of the conversation, which may be given as `{"id"}`; raises `RequestError`."""
+        if isinstance(self.conversation, dict):
+            return checked(self.conversation, _NamedConversation, "conversation").id
+        return self.conversation
 
 
 class _Body(CreateResponse, frozen=True, gc=False):
@@ -89,6 +97,10 @@ class _NamedTool(Struct, frozen=True, gc=False):
     name: str
 
 
+class _NamedConversation(Struct, frozen=True, gc=False):
+    id: str
+
+
 class _Text(Struct, frozen=True, gc=False):
     format: dict[str, Any] | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
@@ -107,12 +119,18 @@ class _Reasoning(Struct, frozen=True, gc=False):
     generate_summary: str | None = None
 
 
+class _ContextManagement(Struct, frozen=True, gc=False):
+    type: Literal["compaction"]
+    compact_threshold: Annotated[int, Meta(ge=1000)] | None = None
+
+
 _decode = msgspec.json.Decoder(_Body).decode
 
 
-def parse(body: bytes) -> tuple[CreateResponse, list[Item]]:
+def parse(body: bytes, *, requires_input: bool = True) -> tuple[CreateResponse, list[Item]]:
     """Return the request and its input items in normal form, still without ids.
 
+    Without `requires_input`, a request may have neither input nor anything that it continues.
     Raises `RequestError` (400), with `param` naming the first field that is wrong.
     """
     if is_nested_deeper(body, MAX_NESTING):
@@ -124,7 +142,10 @@ def parse(body: bytes) -> tuple[CreateResponse, list[Item]]:
         raise decoding_error(error) from None
     items = input_items(request.input)
     _require_supported(request)
-    if not items and request.previous_response_id is None:
+    continued = _continued(request)
+    for i, entry in enumerate(request.context_management or ()):
+        checked(entry, _ContextManagement, f"context_management[{i}]")
+    if requires_input and not items and continued is None:
         raise missing("input")
     return _with_normal_fields(request), items
 
@@ -155,12 +176,20 @@ def _require_supported(request: CreateResponse) -> None:
     if request.background and request.store is False:
         msg = "Unsupported parameter: 'background' needs 'store', which is false."
         raise RequestError(msg, param="background", code="unsupported_parameter")
-    if not (request.conversation or request.prompt):
-        return
-    refused = ("conversation", "prompt")
-    name = next(name for name in refused if getattr(request, name))
-    msg = f"Unsupported parameter: '{name}' is not supported by this server."
-    raise RequestError(msg, param=name, code="unsupported_parameter")
+    if request.prompt:
+        msg = "Unsupported parameter: 'prompt' is not supported by this server."
+        raise RequestError(msg, param="prompt", code="unsupported_parameter")
+
+
+def _continued(request: CreateResponse) -> str | None:
+    """Return the one thing that the request continues."""
+    conversation = request.conversation_id
+    if conversation is not None and request.previous_response_id is not None:
+        msg = (
+            "Mutually exclusive parameters: only one of 'previous_response_id' and 'conversation'."
+        )
+        raise RequestError(msg, param="previous_response_id", code="mutually_exclusive_parameters")
+    return request.previous_response_id if conversation is None else conversation
 
 
 def _with_normal_fields(request: CreateResponse) -> CreateResponse:

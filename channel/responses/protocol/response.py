@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Any
 
-from msgspec import Struct, field
+from msgspec import UNSET, Struct, UnsetType, field
 
 from channel.responses.protocol.items import Item, text_of
 
@@ -60,6 +60,12 @@ class IncompleteDetails(Struct, frozen=True, gc=False):
     reason: str
 
 
+class ResponseConversation(Struct, frozen=True, gc=False):
+    """The conversation that a response is a turn of."""
+
+    id: str
+
+
 def _text_default() -> dict[str, Any]:
     return {"format": {"type": "text"}}
 
@@ -68,7 +74,7 @@ class Response(Struct, frozen=True, kw_only=True, gc=False):
     """The resource (Open Responses 2026-04-24 `ResponseResource`; OpenAI `Response`).
 
     `created_at` and `completed_at` are whole Unix seconds; `completed_at` is set on completed
-    responses only. Numbers that OpenAI lets be null are numbers here, since Open Responses
+    responses only; `conversation` is there only where there is one. Numbers that OpenAI lets be null are numbers here, since Open Responses
     requires them.
     """
 
@@ -104,6 +110,7 @@ class Response(Struct, frozen=True, kw_only=True, gc=False):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     user: str | None = None
+    conversation: ResponseConversation | UnsetType = UNSET
 
     @property
     def output_text(self) -> str:

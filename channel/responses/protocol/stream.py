@@ -76,10 +76,14 @@ def ending(number: int, response: Response) -> StreamEvent:
 
 
 class ToolPolicy(msgspec.Struct, frozen=True, gc=False):
-    """Which function calls the request permits: these names only, and one or many of them."""
+    """Which calls the request permits: of its functions, these names only, and one or many of them.
+
+    Of the agent's own tools no more than `max_activities` appear (None: all of them).
+    """
 
     names: frozenset[str] = frozenset()
     is_parallel: bool = True
+    max_activities: int | None = None
 
 
 class ResponseStream:
@@ -195,15 +199,17 @@ class ResponseStream:
     def tool_started(
         self, call_id: str, name: str, arguments: str, server_label: str
     ) -> list[StreamEvent]:
-        """Note that the agent runs a tool of its own; silent unless tools are shown."""
+        """Note that the agent runs a tool of its own; silent unless tools are shown, and beyond the cap."""
         self._require_unsettled()
         if call_id in self._activities:
             msg = "a tool started twice under one call id"
             raise AgentEventError(msg)
         plain = encodable(name), encodable(arguments), encodable(server_label)
-        caused = self._make_room() if self._shows_tools else []
+        limit = self._tools.max_activities
+        is_shown = self._shows_tools and (limit is None or len(self._activities) < limit)
+        caused = self._make_room() if is_shown else []
         self._activities.add(call_id)
-        if not self._shows_tools:
+        if not is_shown:
             return []
         activity = self._running[call_id] = Activity(*self._place("mcp_call"), *plain)
         return caused + activity.added(self._next)

@@ -17,7 +17,8 @@ from channel.isolation import IsolationKeys, get_current_isolation_keys
 from channel.memory import InMemoryResponseStore
 from channel.memory_runs import InMemoryRunStore
 from channel.ports import Branch, Job, Run, StoredTurn, StoreError, TurnTooLargeError
-from channel.responses.background import BACKGROUND, QUEUE_S
+from channel.responses.background import BACKGROUND
+from channel.responses.operations import QUEUE_S
 from channel.responses.watching import LEASE_S
 from tests.channel.asgi import Wire, creating, get
 from tests.channel.instances import Instance, Instances

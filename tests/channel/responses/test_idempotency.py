@@ -222,7 +222,7 @@ async def test_a_key_is_concluded_once(idempotency: Idempotency) -> None:
 
 @pytest.mark.parametrize(("limits", "lasting_s"), [({}, LONGEST_S), ({"limit_s": 30.0}, 30.0)])
 async def test_a_crashed_request_holds_its_key_as_long_as_it_could_have_run(
-    idempotency: Idempotency, clock: Clock, limits: dict[str, float], lasting_s: float
+    idempotency: Idempotency, clock: Clock, limits: dict[str, Any], lasting_s: float
 ) -> None:
     crashed = await claimed(idempotency, **limits)
     clock.now += lasting_s + MARGIN_S

@@ -6,7 +6,13 @@ from typing import Any
 
 import msgspec
 import pytest
-from openai.types.responses import Response as OpenAIResponse, ResponseStreamEvent
+from openai.types.responses import (
+    CompactedResponse,
+    InputTokenCountResponse,
+    Response as OpenAIResponse,
+    ResponseCompactionItem,
+    ResponseStreamEvent,
+)
 from pydantic import TypeAdapter
 
 from channel.agent import (
@@ -24,7 +30,7 @@ from channel.agent import (
     Usage,
 )
 from channel.responses.protocol.response import Status
-from tests.channel.asgi import create, creating, hosted
+from tests.channel.asgi import create, creating, hosted, request
 from tests.channel.responses.protocol.machine import initial
 
 
@@ -119,3 +125,39 @@ def test_a_response_of_any_status_is_one_of_the_packages(status: Status) -> None
     given = json.loads(msgspec.json.encode(response))
 
     assert strictly(OpenAIResponse, given) == given
+
+
+async def test_a_count_and_a_compacted_window_are_the_packages() -> None:
+    async def agent(_: Turn) -> AsyncIterator[AgentEvent]:
+        yield "In short."
+        yield Usage(3, 4, 1, 1, 2)
+
+    app, body = hosted(agent), {"model": "m", "input": [{"role": "user", "content": "hi"}]}
+
+    count = (await request("POST", "/v1/responses/input_tokens", body).run(app)).json
+    window = (await request("POST", "/v1/responses/compact", body).run(app)).json
+
+    assert strictly(InputTokenCountResponse, count) == count
+    assert strictly(ResponseCompactionItem, window["output"][1]) == window["output"][1]
+    # The package has no type for a user's message among output items, though its text names them.
+    bare = {**window, "output": window["output"][1:]}
+    assert strictly(CompactedResponse, bare) == bare
+
+
+async def test_a_stream_that_begins_with_a_compaction_is_the_packages() -> None:
+    async def agent(_: Turn) -> AsyncIterator[AgentEvent]:
+        yield "In short."
+
+    app = hosted(agent)
+    first = await create(app, input="word " * 1000)
+
+    wire = await creating(
+        stream=True,
+        previous_response_id=first["id"],
+        context_management=[{"type": "compaction", "compact_threshold": 1000}],
+    ).run(app)
+
+    kinds = [item["type"] for item in wire.events[-1]["response"]["output"]]
+    assert kinds == ["compaction", "message"]
+    for event in wire.events:
+        assert strictly(EVENTS, event) == event

@@ -3,7 +3,8 @@ from typing import Any
 import pytest
 
 from channel.ports import StoredTurn
-from channel.responses.operations import Page, history_of, list_page
+from channel.responses.operations import history_of
+from channel.responses.paging import Page, list_page
 from channel.responses.protocol.errors import RequestError
 from channel.responses.protocol.items import Item
 from channel.responses.protocol.response import Response

@@ -13,3 +13,12 @@ def gate(tmp_path: Path) -> Iterator[Gate]:
     made = Gate(tmp_path)
     yield made
     made.close()
+
+
+@pytest.fixture
+def other_gate(tmp_path: Path) -> Iterator[Gate]:
+    folder = tmp_path / "other"
+    folder.mkdir()
+    made = Gate(folder)
+    yield made
+    made.close()

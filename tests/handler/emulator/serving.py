@@ -6,14 +6,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
+import msgspec
 
 from handler.emulator.function_url import FunctionUrl
 from handler.emulator.options import Faults, Function
 
 
 ROUTES = "tests.handler.emulator.apps.routes.app"
+WORKER = "tests.handler.emulator.apps.worker.handler"
 
 
 class Lines:
@@ -47,6 +50,22 @@ class Served:
 
     async def get(self, path: str, **arguments: Any) -> httpx.Response:
         return await self.client.get(path, **arguments)
+
+    async def invoke(
+        self,
+        event: Any,
+        *,
+        function: str = "lambda-responses",
+        kind: str = "RequestResponse",
+        path: str = "",
+        authorization: str = "AWS4-HMAC-SHA256 Credential=local",
+    ) -> httpx.Response:
+        """Invoke the function by Lambda's API; the event is bytes, or what JSON is made of."""
+        path = path or f"/2015-03-31/functions/{quote(function, safe='')}/invocations"
+        headers = {"authorization": authorization, "x-amz-invocation-type": kind}
+        body = event if isinstance(event, bytes) else msgspec.json.encode(event)
+        url = f"{self.url.lambda_endpoint}{path}"
+        return await self.client.post(url, content=body, headers=headers)
 
 
 @asynccontextmanager

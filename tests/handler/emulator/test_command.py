@@ -61,6 +61,28 @@ def test_the_demo_agent_streams_until_ctrl_c() -> None:
     assert not any(is_running(pid) for pid in environments)
 
 
+def test_the_demo_agent_answers_in_the_background() -> None:
+    with started() as (_, base_url), OpenAI(base_url=base_url, api_key="dev-alpha") as client:
+        begun = client.responses.create(model="agent", input="My name is Ann.", background=True)
+        ended = begun
+        while ended.status in ("queued", "in_progress"):
+            ended = client.responses.retrieve(begun.id)
+        events = [
+            *client.responses.create(
+                model="agent",
+                input="What is my name?",
+                previous_response_id=begun.id,
+                background=True,
+                stream=True,
+            )
+        ]
+
+    last = events[-1]
+    assert (begun.status, ended.status) == ("queued", "completed")
+    assert last.type == "response.completed"
+    assert "Ann" in last.response.output_text
+
+
 @pytest.mark.anyio
 async def test_an_app_of_ones_own_is_served_until_the_end(
     capsys: pytest.CaptureFixture[str],

@@ -58,19 +58,20 @@ class Runtime:
         ]
         return await self.ask("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
 
-    async def take(self) -> Invocation:
+    async def take(self, delivery: int = 1) -> Invocation:
         """Ask for the next invocation until that is taken up, and take one."""
         self.server.is_ready.clear()
         ready = asyncio.create_task(self.server.is_ready.wait())
         while not ready.done():
             asking = asyncio.create_task(self.ask(self.api.next()))
             await asyncio.wait({asking, ready}, return_when=asyncio.FIRST_COMPLETED)
-        invocation = self.offer()
+        invocation = self.offer(delivery)
         await asking
         return invocation
 
-    def offer(self) -> Invocation:
-        invocation = Invocation(Record(request_id=REQUEST_ID), b'{"a":1}', "Root=1-1", Faults())
+    def offer(self, delivery: int = 1) -> Invocation:
+        record = Record(request_id=REQUEST_ID, delivery=delivery)
+        invocation = Invocation(record, b'{"a":1}', "Root=1-1", Faults())
         self.invocations.append(invocation)
         self.server.offer(invocation)
         return invocation
@@ -230,6 +231,22 @@ async def test_a_second_reply_is_refused() -> None:
         again = await made.post(RESPONSE)
 
     assert (again.status, error_type(again)) == INVALID_ID
+
+
+async def test_a_late_answer_to_an_earlier_delivery_is_not_taken_for_that_of_the_next() -> None:
+    late = LoopInvocation(REQUEST_ID, b"", invocation_id=f"{REQUEST_ID}-1")
+    now = LoopInvocation(REQUEST_ID, b"", invocation_id=f"{REQUEST_ID}-2")
+    async with runtime(concurrency=2) as made:
+        first = await made.take()
+        first.fail(Failure("Sandbox.Timedout", "late"))
+        second = await made.take(delivery=2)
+        reading = asyncio.create_task(whole(second))
+        refused = await made.ask(made.api.response(late, b'"late"'))
+        accepted = await made.ask(made.api.response(now, b'"done"'))
+        read = await reading
+
+    assert (refused.status, error_type(refused)) == INVALID_ID
+    assert (accepted.status, read) == (202, b'"done"')
 
 
 async def test_next_is_refused_while_an_invocation_is_not_answered() -> None:

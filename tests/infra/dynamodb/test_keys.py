@@ -22,6 +22,8 @@ nodes = st.builds(
     keys.Node, hexes(20), hexes(8), st.integers(min_value=1, max_value=9_999_999), hexes(16)
 )
 
+entries = st.builds(keys.Entry, hexes(20), st.integers(min_value=1, max_value=2**48 - 1), hexes(18))
+
 
 @given(nodes)
 def test_a_body_and_a_sort_key_say_where_a_turn_is(node: keys.Node) -> None:
@@ -30,8 +32,51 @@ def test_a_body_and_a_sort_key_say_where_a_turn_is(node: keys.Node) -> None:
     assert keys.node_in(node.thread, node.sort_key) == node
 
 
+@given(entries)
+def test_a_body_and_a_sort_key_say_where_an_entry_is(entry: keys.Entry) -> None:
+    assert ids.response_body(ids.response_id(entry.body)) == entry.body
+    assert keys.parse_body(entry.body) == entry
+    assert keys.located(entry.thread, entry.sort_key) == entry
+    assert keys.entry_in(entry.thread, entry.sort_key) == entry
+
+
 def test_a_body_of_another_version_is_nowhere() -> None:
-    assert keys.parse_body("02" + "0" * 50) is None
+    assert keys.parse_body("03" + "0" * 50) is None
+    assert keys.parse_body("02" + "0" * 50) is None  # entries are counted from 1
+
+
+@given(st.lists(entries, unique=True))
+def test_the_rows_of_entries_sort_by_their_numbers_and_their_chunks_and_the_lock_lie_apart(
+    found: list[keys.Entry],
+) -> None:
+    first, last = keys.entry_range()
+
+    in_order = sorted(found, key=lambda entry: entry.sort_key)
+
+    assert all(a.number <= b.number for a, b in pairwise(in_order))
+    for entry in found:
+        chunk = keys.chunk_key(entry.sort_key, b"sum.", 7)
+        between = keys.chunk_range(entry.sort_key, b"sum.")
+        assert first < entry.sort_key < last
+        assert between[0] < chunk < between[1] < first
+        assert keys.is_chunk_key(chunk)
+        assert not keys.is_chunk_key(entry.sort_key)
+    assert last < keys.META_ROW
+
+
+@given(entries)
+def test_a_conversation_and_the_thread_of_its_forks_are_partitions_of_one_tenant(
+    entry: keys.Entry,
+) -> None:
+    fork = keys.fork_place(entry, lambda size: "f" * 2 * size)
+
+    partition = keys.partition_of("T", fork.node)
+
+    assert fork == keys.Place(keys.Node(entry.thread, "f" * 8, 1, "f" * 16), origin=entry)
+    assert fork.before == entry
+    assert partition == f"t#T#{entry.thread}"
+    assert keys.conversation_beside(partition) == keys.partition_of("T", entry)
+    assert keys.partition_of("T", entry) == f"t#T#c{entry.thread}"
 
 
 @given(nodes, st.binary(min_size=32, max_size=32), st.integers(min_value=0, max_value=99))

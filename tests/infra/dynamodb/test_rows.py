@@ -2,13 +2,18 @@
 
 import pytest
 
+from channel.ports import Branch
 from channel.responses.protocol.response import Status
-from infra.dynamodb import rows
+from infra.dynamodb import keys, rows
 from infra.dynamodb.rows import Refusal, TurnRow
+from tests.infra.turns import turn
 
 
 NOW = 1000
 ROOT, MIDDLE, LAST = (f"R#00000000#000000{depth}#{'a' * 16}" for depth in (1, 2, 3))
+
+
+ENTRY = "I#" + "0" * 11 + "1" + "a" * 18
 
 
 def history(**changed: TurnRow | None) -> dict[str, TurnRow]:
@@ -86,7 +91,45 @@ def test_every_status_has_a_letter_of_its_own() -> None:
         TurnRow(ROOT, "c", NOW, b"data"),
         TurnRow(LAST, "f", NOW, b"data", parent=MIDDLE, lineage=("00000000:1", "cafecafe:2")),
         TurnRow(LAST, "c", NOW, chunks=3, checksum=b"sum", parent=MIDDLE),
+        TurnRow(ROOT, "c", NOW, b"data", origin=ENTRY),
+        TurnRow(
+            ENTRY, "c", rows.NEVER, b"data", is_hidden=True, items=3, deleted=frozenset({0, 2})
+        ),
+        TurnRow(ENTRY, "q", NOW, b"data", owner="me", items=1),
     ],
 )
 def test_a_row_comes_back_from_its_item(kept: TurnRow) -> None:
     assert rows.parse_turn(rows.turn_item("t#T#thread", kept)) == kept
+
+
+def test_a_row_without_an_expiry_has_none_in_the_table() -> None:
+    kept = TurnRow(ENTRY, "c", rows.NEVER, chunks=1, checksum=b"sum.", items=1)
+
+    assert "ttl" not in rows.turn_item("t#T#cthread", kept)
+    assert all("ttl" not in each for each in rows.chunk_items("t#T#cthread", kept, [b"data"]))
+
+
+@pytest.mark.parametrize(
+    ("status", "is_stored", "expected"),
+    [
+        (Status.COMPLETED, True, TurnRow(ENTRY, "c", rows.NEVER, items=2)),
+        (Status.INCOMPLETE, False, TurnRow(ENTRY, "n", rows.NEVER, items=2, is_hidden=True)),
+        (Status.FAILED, True, TurnRow(ENTRY, "f", NOW, items=2)),
+        (Status.QUEUED, True, TurnRow(ENTRY, "q", NOW, items=2, owner="me")),
+    ],
+)
+def test_an_entry_expires_unless_its_items_are_in_the_conversation(
+    status: Status, is_stored: bool, expected: TurnRow
+) -> None:
+    place = keys.EntryPlace(keys.Entry("thread", 1, "a" * 18), "me", 2e9)
+    kept = turn(Branch(place.node.body), status=status, store=is_stored)
+
+    assert rows.new_row(place, kept, NOW) == expected
+
+
+def test_the_history_of_a_conversation_is_what_came_to_something() -> None:
+    entries = [row(f"{ENTRY[:-1]}{n}", None, status) for n, status in enumerate("cfnqxDi")]
+
+    assert rows.history_of(entries, NOW) == [entries[0], entries[2]]
+    assert rows.history_of(entries, NOW + 1) is None
+    assert rows.history_of([], NOW) == []

@@ -26,14 +26,18 @@ def initial() -> Response:
 
 
 def machine(
-    *names: str, is_parallel: bool = True, shows_tools: bool = False, position: int = 1
+    *names: str,
+    is_parallel: bool = True,
+    shows_tools: bool = False,
+    position: int = 1,
+    max_activities: int | None = None,
 ) -> ResponseStream:
     """Return a machine after `start`, whose next event has number 2."""
     stream = ResponseStream(
         initial(),
         body=BODY,
         position=position,
-        tools=ToolPolicy(frozenset(names), is_parallel),
+        tools=ToolPolicy(frozenset(names), is_parallel, max_activities),
         shows_tools=shows_tools,
     )
     stream.start()

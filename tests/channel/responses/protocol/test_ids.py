@@ -4,6 +4,8 @@ from channel.responses.protocol.ids import (
     MAX_ITEMS,
     ItemPlace,
     call_id,
+    conversation_id,
+    conversation_name,
     item_id,
     item_place,
     response_body,
@@ -85,3 +87,16 @@ def test_a_made_call_id_is_24_digits_and_its_own_in_a_turn() -> None:
     made = [call_id(BODY, index) for index in (0, 1, MAX_ITEMS - 1)]
 
     assert made == [f"call_{BODY[-20:]}{tail}" for tail in ("0000", "0001", "ffff")]
+
+
+def test_a_conversation_id_holds_its_name() -> None:
+    assert conversation_id("a" * 20) == f"conv_{'a' * 20}"
+    assert conversation_name(f"conv_{'a' * 20}") == "a" * 20
+
+
+@pytest.mark.parametrize(
+    "identifier",
+    ["", "conv_", "a" * 20, f"conv_{'a' * 21}", f"conv_{'A' * 20}", f"conv_{'a' * 20}\n"],
+)
+def test_what_is_no_conversation_id_has_no_name(identifier: str) -> None:
+    assert conversation_name(identifier) is None

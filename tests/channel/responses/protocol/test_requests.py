@@ -16,6 +16,7 @@ from channel.responses.protocol.shapes import MAX_NESTING
 
 
 F = {"type": "function", "name": "f"}
+C = {"type": "compaction", "compact_threshold": 1000}
 WHOLE_F = {**F, "description": None, "parameters": None, "strict": None}
 
 
@@ -41,6 +42,21 @@ def refused_fields(**fields: Any) -> RequestError:
 
 
 # What is taken
+
+
+def test_input_is_optional_where_nothing_is_run() -> None:
+    request, items = parse(b"{}", requires_input=False)
+
+    assert (request.model, items) == (None, [])
+    assert refused(b"{}").param == "input"
+
+
+def test_context_management_takes_a_threshold_or_none() -> None:
+    bare = {"type": "compaction"}
+
+    request, _ = parse(json.dumps({"input": "hi", "context_management": [C, bare]}).encode())
+
+    assert request.context_management == [C, bare]
 
 
 def test_a_string_is_one_user_message() -> None:
@@ -254,6 +270,15 @@ WRONG_TYPES: list[tuple[str, Any, str]] = [
     ("include", "x", "include"),
     ("include", [None], "include[0]"),
     ("truncation", 5, "truncation"),
+    ("context_management", {}, "context_management"),
+    ("context_management", ["compaction"], "context_management[0]"),
+    ("context_management", [{"type": 5}], "context_management[0].type"),
+    ("context_management", [{"compact_threshold": 1000}], "context_management[0].type"),
+    (
+        "context_management",
+        [C, {**C, "compact_threshold": 1000.5}],
+        "context_management[1].compact_threshold",
+    ),
     ("metadata", [], "metadata"),
     ("metadata", {"k": 5}, "metadata"),
     ("service_tier", 5, "service_tier"),
@@ -288,6 +313,11 @@ WRONG_VALUES: list[tuple[dict[str, Any], str]] = [
     ({"top_logprobs": 21}, "top_logprobs"),
     ({"truncation": "left"}, "truncation"),
     ({"truncation": "a - at `$.input`"}, "truncation"),
+    ({"context_management": [{"type": "pruning"}]}, "context_management[0].type"),
+    (
+        {"context_management": [{**C, "compact_threshold": 999}]},
+        "context_management[0].compact_threshold",
+    ),
     ({"metadata": {str(i): "v" for i in range(17)}}, "metadata"),
     ({"metadata": {"k" * 65: "v"}}, "metadata"),
     ({"metadata": {"k": "v" * 513}}, "metadata"),

@@ -758,6 +758,46 @@ def test_a_tool_cut_off_by_the_end_is_incomplete(outcome: Status) -> None:
     assert stream.response.output == [mcp_item(MCP_1, "incomplete", "{}")]
 
 
+def test_tools_beyond_the_cap_do_not_appear() -> None:
+    stream = machine(shows_tools=True, max_activities=1)
+    stream.tool_started("t1", "search", "{}", "agent")
+    stream.tool_finished("t1", "found")
+    stream.text_delta("a")
+
+    ignored = [
+        *stream.tool_started("t2", "search", "{}", "agent"),
+        *stream.tool_started("t3", "search", "{}", "agent"),
+        *stream.tool_finished("t3", error="no net"),
+        *stream.tool_finished("t2", "found"),
+    ]
+    went_on = stream.text_delta("b")
+    stream.settle(Status.COMPLETED, now=NOW)
+
+    assert ignored == []
+    assert types(went_on) == ["output_text.delta"]
+    assert [item["type"] for item in stream.response.output] == ["mcp_call", "message"]
+
+
+def test_a_tool_beyond_the_cap_is_still_one_that_can_end_once_only() -> None:
+    stream = machine(shows_tools=True, max_activities=1)
+    stream.tool_started("t1", "search", "{}", "agent")
+    stream.tool_started("t2", "search", "{}", "agent")
+
+    with pytest.raises(AgentEventError):
+        stream.tool_started("t2", "search", "{}", "agent")
+    with pytest.raises(AgentEventError):
+        stream.tool_finished("t3", "found")
+
+
+def test_the_cap_on_tools_says_nothing_of_functions() -> None:
+    stream = machine("f", shows_tools=True, max_activities=1)
+    stream.tool_started("t1", "search", "{}", "agent")
+
+    events = [*stream.function_call("f", "{}", "c1"), *stream.function_call("f", "{}", "c2")]
+
+    assert types(events).count("output_item.done") == 2
+
+
 # Pass-through items
 
 

@@ -1,0 +1,220 @@
+"""`POST /responses`, and the streams that it and `GET` reply with."""
+
+import asyncio
+from collections.abc import Mapping
+from time import monotonic
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+from starlette.types import Receive, Scope, Send
+
+from channel.auth import Caller, caller_of
+from channel.deadline import DEADLINE, Deadline
+from channel.http import JSONReply, error_reply, read_body, request_id
+from channel.ports import Telemetry
+from channel.responses.background import BackgroundTurns
+from channel.responses.following import Follower, Position
+from channel.responses.idempotency import HEADER, REPLAYED, Claimed, Idempotency, Replay
+from channel.responses.observing import Unobserved
+from channel.responses.operations import Prepared, ResponseOperations
+from channel.responses.protocol.replay import replayed
+from channel.responses.protocol.requests import parse
+from channel.responses.replies import NO_RETRY, failed
+from channel.responses.run import FailedBeforeReplyError, TurnRun, facts_of
+from channel.responses.sse import SSEWriter
+
+
+_DRAIN_S: Final = 5.0
+_KEY_HEADER: Final = HEADER.encode()
+
+
+class _Exchange(NamedTuple):
+    caller: Caller
+    body: bytes
+    deadline: Deadline | None
+    scope: Scope
+    receive: Receive
+    send: Send
+    started_at: float
+
+    @property
+    def limit_s(self) -> float | None:
+        """Seconds that its reply may take from now on."""
+        if self.deadline is None:
+            return None
+        return self.deadline.ends_at + self.deadline.margin_s - monotonic()
+
+
+class Streams:
+    """SSE replies, and what they follow where they are of background responses."""
+
+    def __init__(self, follower: Follower, keepalive_s: float) -> None:
+        """Write a keep-alive event after that many seconds without another."""
+        self.follower = follower
+        self._keepalive_s = keepalive_s
+
+    def writer(
+        self, scope: Scope, send: Send, headers: Mapping[str, str] = MappingProxyType({})
+    ) -> SSEWriter:
+        """Return a writer of an SSE reply with these headers besides its own."""
+        has_trailers = "http.response.trailers" in scope.get("extensions", ())
+        return SSEWriter(
+            send, keepalive_s=self._keepalive_s, has_trailers=has_trailers, headers=headers
+        )
+
+
+class Create:
+    """`POST /responses`, as an ASGI app: the reply is JSON or SSE, by the body's `stream` alone."""
+
+    def __init__(
+        self,
+        operations: ResponseOperations,
+        background: BackgroundTurns,
+        streams: Streams,
+        idempotency: Idempotency,
+        telemetry: Telemetry | None,
+        *,
+        has_cancellable_streams: bool,
+    ) -> None:
+        """Take what serves it."""
+        self._operations = operations
+        self._background = background
+        self._streams = streams
+        self._idempotency = idempotency
+        self._telemetry = telemetry
+        self._has_cancellable_streams = has_cancellable_streams
+        self._running: set[asyncio.Task[Any]] = set()
+
+    async def drain(self) -> None:
+        """Let the turns that a stopping server has cancelled store what they are."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=_DRAIN_S)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        started_at = monotonic()
+        body = await read_body(scope, receive)
+        exchange = _Exchange(
+            caller_of(scope), body, scope.get(DEADLINE), scope, receive, send, started_at
+        )
+        key = next((value for name, value in scope["headers"] if name == _KEY_HEADER), None)
+        if key is None:
+            await self._serve(exchange, None)
+            return
+        begun = await self._idempotency.begin(
+            exchange.caller.keys, key.decode("latin-1"), body, limit_s=exchange.limit_s
+        )
+        if isinstance(begun, Replay):
+            await self._replay(exchange, begun.response_id)
+            return
+        async with begun:
+            await self._serve(exchange, begun)
+
+    async def _serve(self, exchange: _Exchange, claimed: Claimed | None) -> None:
+        deadline, send = exchange.deadline, exchange.send
+        prepared = await self._operations.prepare(exchange.caller, exchange.body, deadline=deadline)
+        if prepared.response.background:
+            await self._begin(exchange, prepared, claimed)
+            return
+        turn = self._operations.turn(prepared, request_id=request_id.get(), deadline=deadline)
+        if claimed is not None:
+            turn.on_kept(lambda: claimed.conclude(turn.response, is_kept=turn.is_kept))
+        is_stream, receive = bool(prepared.request.stream), exchange.receive
+        if is_stream and self._has_cancellable_streams and prepared.response.store:
+            receive = await self._background.cancellable(prepared, deadline, receive)
+        observer = (
+            self._streams.writer(exchange.scope, send) if is_stream else _JSONWriter(turn, send)
+        )
+        outcome, task = "cancelled", asyncio.current_task()
+        try:
+            run = turn.run(observer, receive)
+            if task is not None:
+                self._running.add(task)
+            # A stream waits often, and every wait costs by the depth of what is awaited: a task of
+            # its own is not as deep as all the layers above.
+            await (asyncio.create_task(run) if is_stream else run)
+            outcome = str(turn.response.status)
+        except FailedBeforeReplyError as error:
+            outcome = "failed"
+            await failed(error.cause).send_to(send)
+            return
+        finally:
+            if task is not None:
+                self._running.discard(task)
+            if self._telemetry is not None:
+                facts = facts_of(turn, outcome, exchange.started_at, is_stream=is_stream)
+                self._telemetry.turn_finished(facts)
+
+    async def _begin(
+        self, exchange: _Exchange, prepared: Prepared, claimed: Claimed | None
+    ) -> None:
+        response = await self._background.begin(prepared, request_id.get())
+        if claimed is not None:
+            await claimed.conclude(response, is_kept=True)
+        if not prepared.request.stream:
+            await JSONReply(response).send_to(exchange.send)
+            return
+        position = Position(exchange.caller.keys, response.id)
+        writer = self._streams.writer(exchange.scope, exchange.send)
+        await self._streams.follower.follow(position, writer, exchange.receive, exchange.deadline)
+
+    async def _replay(self, exchange: _Exchange, response_id: str) -> None:
+        """Give the first result again, as it is now."""
+        response = await self._background.retrieve(exchange.caller, response_id)
+        request, _ = parse(exchange.body)
+        headers = {REPLAYED: "true"}
+        if not request.stream:
+            await JSONReply(response, headers=headers).send_to(exchange.send)
+            return
+        is_over = response.status.is_terminal
+        if not is_over:
+            await self._streams.follower.opened(exchange.caller, response_id)
+        writer = self._streams.writer(exchange.scope, exchange.send, headers)
+        if is_over:
+            writer.take(replayed(response))
+            await writer.close()
+            return
+        position = Position(exchange.caller.keys, response_id)
+        await self._streams.follower.follow(position, writer, exchange.receive, exchange.deadline)
+
+
+class Resumed:
+    """The stream of a background response from some position on, as an ASGI app."""
+
+    def __init__(self, streams: Streams, position: Position) -> None:
+        """Follow from there."""
+        self._streams = streams
+        self._position = position
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve the request."""
+        writer, deadline = self._streams.writer(scope, send), scope.get(DEADLINE)
+        await self._streams.follower.follow(self._position, writer, receive, deadline)
+
+
+class _JSONWriter(Unobserved):
+    """Replies with the response once its turn is over."""
+
+    def __init__(self, turn: TurnRun, send: Send) -> None:
+        super().__init__()
+        self._turn = turn
+        self._send = send
+        self._is_closed = False
+
+    async def close(self) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            await _whole(self._turn).send_to(self._send)
+
+
+def _whole(turn: TurnRun) -> JSONReply:
+    """Return the JSON reply of a finished turn: 200 also for a failed one that was kept in time."""
+    failure = turn.response.error
+    said = failure.message if failure else ""
+    if not turn.is_kept:
+        return error_reply(said, status=500, headers=NO_RETRY)
+    if turn.is_late:
+        if turn.response.store:
+            said += f"; what there is of the response is kept as '{turn.response.id}'."
+        return error_reply(said, status=504, code="timeout", headers=NO_RETRY)
+    return JSONReply(turn.response)

@@ -1,0 +1,363 @@
+"""WebSocket mode behind a gateway that holds the connections: each frame is an invocation, and events are pushed.
+
+What a connection knows is kept by a `ConnectionStore` and changed by one invocation at a time. A
+frame whose turn it is runs as a job of its own; when it has ended, its job starts those after it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from time import monotonic
+from typing import Any, Final, Protocol, TypeVar
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+from starlette.types import Message
+
+from channel.auth import Caller
+from channel.deadline import Deadline
+from channel.faults import log_fault
+from channel.http import request_id
+from channel.ports import Clock, Job, Jobs, NewToken, StoredTurn, StoreError, random_hex
+from channel.responses.connection import (
+    Called,
+    Claim,
+    ConnectionState,
+    Ending,
+    Latest,
+    Limits,
+    farewell,
+)
+from channel.responses.frame_turns import FrameTurns
+from channel.responses.frames import Frame, error_message, fault_message, read
+from channel.responses.local_turns import CONTINUABLE, LocalChain
+from channel.responses.watching import LEASE_S, LOOK_S, RENEWAL_S, Pause
+
+
+FRAME: Final = "responses.frame"
+"""The kind of the job that runs the turn of a frame."""
+CALL_S: Final = 300.0
+"""Seconds after which the job of a frame is started again, if it has not begun."""
+
+_CRASHED: Final = "The server that ran this request is gone."
+_NOT_STARTED: Final = "The request could not be started."
+_LOG: Final = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+
+Change = Callable[[ConnectionState], Awaitable[_Result]]
+
+
+class Connection(Struct, frozen=True):
+    """An open connection: whose it is, and what it knows."""
+
+    caller: Caller
+    state: ConnectionState
+
+
+class ConnectionStore(Protocol):
+    """Connections by their ids, which the gateway makes and nobody else knows, with all that is theirs.
+
+    Every method raises `StoreError` when the storage fails.
+    """
+
+    async def open(self, connection_id: str, connection: Connection, /) -> None:
+        """Keep a new connection."""
+        ...
+
+    async def load(self, connection_id: str, /, *, is_strong: bool = True) -> Connection | None:
+        """Return a connection, or None where it is closed; without `is_strong`, as it was a moment ago."""
+        ...
+
+    async def change(
+        self, connection_id: str, change: Change[_Result], /
+    ) -> tuple[Connection, _Result] | None:
+        """Change the state; return the connection as it is then, and what `change` returned.
+
+        `change` is called again where another invocation was faster. None where it is closed.
+        """
+        ...
+
+    async def put_frame(self, connection_id: str, name: str, frame: Frame, /) -> None:
+        """Keep a frame that waits."""
+        ...
+
+    async def take_frame(self, connection_id: str, name: str, /) -> Frame | None:
+        """Return a frame that waited, and forget it; None where it is not kept."""
+        ...
+
+    async def put_turn(
+        self, connection_id: str, turn: StoredTurn, before: str | None, after: str | None, /
+    ) -> str:
+        """Keep a turn that only the connection knows, and return its place.
+
+        It follows the turn at the place `before`, or the stored response `after`, or nothing.
+        """
+        ...
+
+    async def turns(self, connection_id: str, place: str, /) -> LocalChain | None:
+        """Return the chain that ends at a place, or None where it is not whole."""
+        ...
+
+    async def close(self, connection_id: str, /) -> None:
+        """Forget a connection and all that is its own."""
+        ...
+
+
+class Push(Protocol):
+    """The way from an invocation to who is at the other end of a connection."""
+
+    max_bytes: int
+    """The largest message that it carries."""
+
+    async def send(self, connection_id: str, message: bytes, /) -> None:
+        """Send one text message; raises `OSError` where nobody reads, or may not have got all of it."""
+        ...
+
+    async def close(self, connection_id: str, /) -> None:
+        """Close a connection from this side; nothing happens where that fails."""
+        ...
+
+
+class Gateway(Struct, frozen=True):
+    """Where the connections of a gateway are kept, and how they are reached."""
+
+    connections: ConnectionStore
+    push: Push
+
+
+class GatewayConnections:
+    """Serves the connections of one gateway, from any invocation."""
+
+    def __init__(
+        self,
+        turns: FrameTurns,
+        gateway: Gateway,
+        jobs: Jobs,
+        clock: Clock,
+        *,
+        limits: Limits,
+        new_token: NewToken = random_hex,
+        pause: Pause = asyncio.sleep,
+    ) -> None:
+        """Start `FRAME` jobs, which `run` is for."""
+        self._turns = turns
+        self._connections = gateway.connections
+        self._push = gateway.push
+        self._jobs = jobs
+        self._clock = clock
+        # More than one message is not a frame there.
+        self._limits = replace(limits, frame_bytes=min(limits.frame_bytes, self._push.max_bytes))
+        self._new_token = new_token
+        self._pause = pause
+
+    async def open(self, connection_id: str, caller: Caller, /) -> None:
+        """Take a new connection of an authenticated caller; raises `StoreError`."""
+        state = ConnectionState.opened(self._clock(), self._limits)
+        await self._connections.open(connection_id, Connection(caller, state))
+
+    async def receive(self, connection_id: str, data: str | bytes, /) -> None:
+        """Take what a client has sent; whatever is wrong with it is told to the client."""
+        try:
+            await self._receive(connection_id, data)
+        except StoreError as error:
+            given = read(data, self._limits.frame_bytes)
+            await self._tell(connection_id, error_message(error, given.lane))
+
+    async def close(self, connection_id: str, /) -> None:
+        """Forget a connection that was closed: its turns in flight notice it."""
+        await self._connections.close(connection_id)
+
+    async def run(self, payload: dict[str, Any], deadline: Deadline | None) -> None:
+        """Run the turn of a job, unless that was done before; raises `StoreError`."""
+        job = msgspec.convert(payload, _Job)
+        called, owner = Called(job.lane, job.name), self._new_token(8)
+
+        async def claim(state: ConnectionState) -> Claim:
+            now = self._clock()
+            return state.claim(called, owner, now, now + LEASE_S)
+
+        changed = await self._connections.change(job.connection_id, claim)
+        if changed is None or changed[1] is Claim.REFUSED:
+            return
+        connection, granted = changed
+        frame = job.frame or await self._connections.take_frame(job.connection_id, job.name)
+        if granted is Claim.CRASHED or frame is None:
+            said = _NOT_STARTED if granted is Claim.GRANTED else _CRASHED
+            _LOG.error("a frame was given up: %s", said)
+            await self._tell(job.connection_id, fault_message(said, job.lane))
+            previous = frame.previous_response_id if frame else None
+            ending = Ending(has_failed=True, previous_response_id=previous)
+        else:
+            ending = await self._run(job, frame, connection, owner, deadline)
+        await self._settle(job.connection_id, called, ending)
+
+    async def _receive(self, connection_id: str, data: str | bytes) -> None:
+        given, name = read(data, self._limits.frame_bytes), self._new_token(8)
+
+        async def arrive(state: ConnectionState) -> tuple[bytes | None, list[Called], bool]:
+            now = self._clock()
+            arrived = state.arrive(given, name, now, self._limits)
+            called = state.call(now, now + CALL_S, self._limits)
+            is_called = any(each.name == name for each in called)
+            if arrived.is_taken and isinstance(given, Frame) and not is_called:
+                # Before the state says so: whoever calls it then must find it.
+                await self._connections.put_frame(connection_id, name, given)
+            return arrived.told, called, state.is_idle and state.is_over(now, self._limits)
+
+        changed = await self._connections.change(connection_id, arrive)
+        if changed is None:
+            await self._push.close(connection_id)
+            return
+        told, called, is_over = changed[1]
+        if told is not None:
+            await self._tell(connection_id, told)
+        own = {name: given} if isinstance(given, Frame) else {}
+        await self._start(connection_id, called, own)
+        if is_over:
+            await self._push.close(connection_id)
+
+    async def _start(
+        self, connection_id: str, called: Sequence[Called], own: dict[str, Frame]
+    ) -> None:
+        for each in called:
+            job = _Job(connection_id, each.lane, each.name, own.get(each.name))
+            try:
+                await self._jobs.start(Job(FRAME, msgspec.to_builtins(job)))
+            except StoreError as error:
+                await self._tell(connection_id, error_message(error, each.lane))
+                await self._settle(connection_id, each, Ending(has_failed=True))
+
+    async def _run(
+        self,
+        job: "_Job",
+        frame: Frame,
+        connection: Connection,
+        owner: str,
+        deadline: Deadline | None,
+    ) -> Ending:
+        connection_id = job.connection_id
+        watch = _Watch(self._connections, job, owner, self._clock, self._pause)
+        return await self._turns.run(
+            connection.caller,
+            frame,
+            _LaneTurns(self._connections, connection_id, job.lane, connection.state),
+            partial(self._push.send, connection_id),
+            watch.receive,
+            deadline=deadline,
+            identifier=request_id.get() or None,
+        )
+
+    async def _settle(self, connection_id: str, called: Called, ending: Ending) -> None:
+        async def settle(state: ConnectionState) -> tuple[list[bytes], list[Called], bool]:
+            now = self._clock()
+            if told := state.settle(called, ending):
+                return told, [], False
+            following = state.call(now, now + CALL_S, self._limits)
+            return [], following, state.is_idle and state.is_over(now, self._limits)
+
+        while (changed := await self._connections.change(connection_id, settle)) is not None:
+            told, following, is_over = changed[1]
+            for message in told:
+                await self._tell(connection_id, message)
+            if not told:
+                await self._start(connection_id, following, {})
+                if is_over:
+                    await self._tell(connection_id, farewell(self._limits))
+                    await self._push.close(connection_id)
+                return
+
+    async def _tell(self, connection_id: str, message: bytes) -> None:
+        with suppress(OSError):
+            await self._push.send(connection_id, message)
+
+
+class _Job(Struct, frozen=True):
+    """The payload of a job; `frame` is absent where it had to wait, and is kept."""
+
+    connection_id: str
+    lane: str
+    name: str
+    frame: Frame | None = None
+
+
+class _LaneTurns:
+    """The turns that only a connection knows, as the next turn of a lane sees them (`LocalTurns`)."""
+
+    def __init__(
+        self, connections: ConnectionStore, connection_id: str, lane: str, state: ConnectionState
+    ) -> None:
+        self._connections = connections
+        self._connection_id = connection_id
+        self._lane = lane
+        self._state = state
+        self._before: str | None = None
+        self._after: str | None = None
+
+    async def chain(self, previous_response_id: str, /) -> LocalChain | None:
+        place = self._state.place_of(previous_response_id)
+        chain = place and await self._connections.turns(self._connection_id, place)
+        if not place or not chain:
+            self._after = previous_response_id
+            return None
+        self._before = place
+        return chain
+
+    async def keep(self, turn: StoredTurn, /) -> None:
+        if turn.response.status not in CONTINUABLE:
+            return
+        place = await self._connections.put_turn(
+            self._connection_id, turn, self._before, self._after
+        )
+        latest = Latest(turn.response.id, place)
+
+        async def remember(state: ConnectionState) -> None:
+            state.remember(self._lane, latest)
+
+        await self._connections.change(self._connection_id, remember)
+
+
+class _Watch:
+    """Looks whether the connection of a turn is still open, and renews the lease; `receive` tells."""
+
+    def __init__(
+        self,
+        connections: ConnectionStore,
+        job: _Job,
+        owner: str,
+        clock: Clock,
+        pause: Pause,
+    ) -> None:
+        self._connections = connections
+        self._job = job
+        self._owner = owner
+        self._clock = clock
+        self._pause = pause
+        self._renewed_at = monotonic()
+
+    async def receive(self) -> Message:
+        """Return when nobody is there, or when the frame is another's."""
+        while True:
+            await self._pause(LOOK_S)
+            try:
+                if not await self._is_wanted():
+                    return {"type": "http.disconnect"}
+            except StoreError as error:
+                log_fault(_LOG, "connection not looked at", error)
+
+    async def _is_wanted(self) -> bool:
+        connection_id = self._job.connection_id
+        if monotonic() - self._renewed_at < RENEWAL_S:
+            if await self._connections.load(connection_id, is_strong=False) is not None:
+                return True
+            return await self._connections.load(connection_id) is not None
+
+        async def renew(state: ConnectionState) -> bool:
+            called = Called(self._job.lane, self._job.name)
+            return state.renew(called, self._owner, self._clock() + LEASE_S)
+
+        changed = await self._connections.change(connection_id, renew)
+        self._renewed_at = monotonic()
+        return changed is not None and changed[1]

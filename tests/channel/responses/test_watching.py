@@ -1,0 +1,352 @@
+"""Watching a run of one's own: what stops a turn, what renews its lease, and which of two is first."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from anyio.lowlevel import checkpoint
+from starlette.types import Message, Receive
+
+from channel.isolation import IsolationKeys
+from channel.memory_runs import InMemoryRunStore
+from channel.ports import Run, StoreError
+from channel.responses.companion import CANCELLED
+from channel.responses.watching import LEASE_S, LOOK_S, RENEWAL_S, Watch, first_of
+from tests.channel.responses.still import StillLoop, still_loop
+
+
+pytestmark = pytest.mark.anyio
+
+ANN = IsolationKeys("ann")
+RESPONSE_ID = "resp_1"
+START = 1_800_000_000.0
+GONE: Message = {"type": "http.disconnect"}
+A_RENEWAL = ["look"] * (int(RENEWAL_S / LOOK_S) - 1) + ["renew"]
+"""What is asked until a lease was renewed."""
+
+
+class EnoughError(Exception):
+    """A watch has paused as often as a test lets it."""
+
+
+class Runs(InMemoryRunStore):
+    """Notes what is asked of the runs it has, and fails where a test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = START
+        self.kept = InMemoryRunStore(clock=lambda: self.now)
+        self.asked: list[str] = []
+        self.failures = 0
+        self.failing = {"look", "renew"}
+
+    async def look(
+        self, keys: IsolationKeys, response_id: str, /, *, is_strong: bool = True
+    ) -> Run | None:
+        self._note("look" if is_strong else "weak look")
+        return await self.kept.look(keys, response_id)
+
+    async def renew(
+        self, keys: IsolationKeys, response_id: str, owner: str, lease_until: float, /
+    ) -> Run | None:
+        self._note("renew")
+        return await self.kept.renew(keys, response_id, owner, lease_until)
+
+    def _note(self, what: str) -> None:
+        self.asked.append(what)
+        if self.failures and what in self.failing:
+            self.failures -= 1
+            raise StoreError
+
+
+Change = Callable[[], Awaitable[object]]
+
+
+class Time:
+    """Passes by pauses, none of which takes any time."""
+
+    def __init__(self, runs: Runs) -> None:
+        self._runs = runs
+        self._changes: dict[int, Change] = {}
+        self._limit = 100
+        self.pauses = 0
+
+    def lets(self, pauses: int) -> None:
+        self._limit = self.pauses + pauses
+
+    def then(self, pause: int, change: Change) -> None:
+        """Have something happen in the pause of that number, from 1."""
+        self._changes[pause] = change
+
+    async def pause(self, seconds: float) -> None:
+        assert seconds == LOOK_S
+        if self.pauses == self._limit:
+            raise EnoughError
+        self.pauses += 1
+        self._runs.now += seconds
+        still_loop().now += seconds
+        if self.pauses in self._changes:
+            await self._changes[self.pauses]()
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, Callable[[], StillLoop]]]:
+    return "asyncio", {"loop_factory": StillLoop}
+
+
+@pytest.fixture
+def runs() -> Runs:
+    return Runs()
+
+
+@pytest.fixture
+def time(runs: Runs) -> Time:
+    return Time(runs)
+
+
+async def watching(runs: Runs, time: Time, *, renews: bool = True) -> Watch:
+    """Return a watch of a run that was claimed by `me` just now."""
+    await runs.kept.begin(ANN, RESPONSE_ID, Run(START + LEASE_S))
+    await runs.kept.claim(ANN, RESPONSE_ID, "me", START + LEASE_S)
+    return Watch(runs, ANN, RESPONSE_ID, "me", lambda: runs.now, renews=renews, pause=time.pause)
+
+
+async def lease(runs: Runs) -> float:
+    run = await runs.kept.look(ANN, RESPONSE_ID)
+    assert run is not None
+    return run.lease_until
+
+
+async def test_a_cancellation_is_seen_at_the_next_look(runs: Runs, time: Time) -> None:
+    watch = await watching(runs, time)
+    time.then(3, lambda: runs.kept.request_cancel(ANN, RESPONSE_ID))
+
+    assert await watch.receive() == CANCELLED
+
+    assert runs.asked == ["look"] * 3
+    assert LOOK_S < 2
+
+
+async def test_a_run_that_was_cancelled_before_is_stopped_at_the_first_look(
+    runs: Runs, time: Time
+) -> None:
+    watch = await watching(runs, time)
+    await runs.kept.request_cancel(ANN, RESPONSE_ID)
+
+    assert await watch.receive() == CANCELLED
+    assert await watch.receive() == CANCELLED
+
+    assert runs.asked == ["look", "look"]
+
+
+async def test_a_lease_is_renewed_when_that_is_due_and_not_sooner(runs: Runs, time: Time) -> None:
+    watch = await watching(runs, time)
+
+    time.lets(len(A_RENEWAL) - 1)
+    with pytest.raises(EnoughError):
+        await watch.receive()
+    assert await lease(runs) == START + LEASE_S
+    time.lets(1)
+    with pytest.raises(EnoughError):
+        await watch.receive()
+    assert await lease(runs) == START + RENEWAL_S + LEASE_S
+    time.lets(2 * len(A_RENEWAL))
+    with pytest.raises(EnoughError):
+        await watch.receive()
+
+    assert runs.asked == A_RENEWAL * 3
+    assert await lease(runs) == START + 3 * RENEWAL_S + LEASE_S
+
+
+async def test_a_renewal_sees_a_cancellation_too(runs: Runs, time: Time) -> None:
+    watch = await watching(runs, time)
+    time.then(len(A_RENEWAL), lambda: runs.kept.request_cancel(ANN, RESPONSE_ID))
+
+    assert await watch.receive() == CANCELLED
+
+    assert runs.asked == A_RENEWAL
+
+
+@pytest.mark.parametrize("pause", [2, len(A_RENEWAL)])
+async def test_a_run_that_is_anothers_meanwhile_is_stopped(
+    runs: Runs, time: Time, pause: int
+) -> None:
+    watch = await watching(runs, time)
+    taken = Run(START + 99, "another")
+    time.then(pause, lambda: runs.kept.begin(ANN, RESPONSE_ID, taken))
+
+    assert await watch.receive() == CANCELLED
+
+    assert time.pauses == pause
+    assert await lease(runs) == START + 99
+
+
+@pytest.mark.parametrize("pause", [2, len(A_RENEWAL)])
+async def test_a_run_that_was_forgotten_is_stopped(runs: Runs, time: Time, pause: int) -> None:
+    watch = await watching(runs, time)
+    time.then(pause, lambda: runs.kept.forget(ANN, RESPONSE_ID))
+
+    assert await watch.receive() == CANCELLED
+
+    assert time.pauses == pause
+
+
+async def test_looks_that_fail_stop_nothing(runs: Runs, time: Time) -> None:
+    watch = await watching(runs, time)
+    runs.failures = 4
+    time.then(6, lambda: runs.kept.request_cancel(ANN, RESPONSE_ID))
+
+    assert await watch.receive() == CANCELLED
+
+    assert runs.asked == ["look"] * 6
+
+
+async def test_a_renewal_that_fails_is_tried_again_at_every_look(runs: Runs, time: Time) -> None:
+    watch = await watching(runs, time)
+    runs.failures, runs.failing = 2, {"renew"}
+
+    time.lets(len(A_RENEWAL) + 3)
+    with pytest.raises(EnoughError):
+        await watch.receive()
+
+    assert runs.asked == [*A_RENEWAL, "renew", "renew", "look"]
+    assert await lease(runs) == START + RENEWAL_S + 2 * LOOK_S + LEASE_S
+
+
+async def test_a_lease_outlasts_two_renewals_that_fail_with_all_their_attempts() -> None:
+    """Each may take as long as a client with four attempts does, with time-outs of 1 and 3 s."""
+    call_s = 4 * 3 + 3
+
+    assert RENEWAL_S + LOOK_S + call_s < LEASE_S - LOOK_S
+
+
+async def test_an_error_that_is_not_the_stores_is_raised(runs: Runs, time: Time) -> None:
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    watch = await watching(runs, time)
+    time.then(1, fail)
+
+    with pytest.raises(ZeroDivisionError):
+        await watch.receive()
+
+
+async def test_a_lease_for_good_is_not_renewed(runs: Runs, time: Time) -> None:
+    watch = await watching(runs, time, renews=False)
+    time.then(50, lambda: runs.kept.request_cancel(ANN, RESPONSE_ID))
+
+    assert await watch.receive() == CANCELLED
+
+    assert runs.asked == ["look"] * 50
+    assert await lease(runs) == START + LEASE_S
+
+
+# The first of two
+
+
+class Source:
+    """A `receive` that a test lets return or raise, and which notes that it was cancelled."""
+
+    def __init__(self) -> None:
+        self.told: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self.is_cancelled = False
+        self.calls = 0
+
+    async def __call__(self) -> Message:
+        self.calls += 1
+        try:
+            return await self.told
+        except asyncio.CancelledError:
+            await checkpoint()  # ends a step later than it was told to
+            self.is_cancelled = True
+            raise
+
+
+async def at_once() -> Message:
+    return GONE
+
+
+async def pending() -> set["asyncio.Task[object]"]:
+    """Return the tasks besides this one and the runner's that are not done."""
+    return {
+        task for task in asyncio.all_tasks() if "either" in repr(task) or "Source" in repr(task)
+    }
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("message", [GONE, CANCELLED])
+async def test_whatever_comes_first_is_returned_and_the_other_is_cancelled(
+    is_first: bool, message: Message
+) -> None:
+    one, other = Source(), Source()
+    receive: Receive = first_of(one, other)
+    waiting = asyncio.ensure_future(receive())
+    await checkpoint()
+    (one if is_first else other).told.set_result(message)
+
+    assert await waiting == message
+
+    assert (one.is_cancelled, other.is_cancelled) == (not is_first, is_first)
+    assert await pending() == set()
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_what_either_raises_is_raised(is_first: bool) -> None:
+    one, other = Source(), Source()
+    (one if is_first else other).told.set_exception(ZeroDivisionError())
+
+    with pytest.raises(ZeroDivisionError):
+        await first_of(one, other)()
+
+    assert (one.is_cancelled, other.is_cancelled) == (not is_first, is_first)
+    assert await pending() == set()
+
+
+async def test_of_two_that_come_at_once_the_first_counts_and_no_error_is_left_over() -> None:
+    for _ in range(20):
+        one, other = Source(), Source()
+        one.told.set_result(GONE)
+        other.told.set_exception(ZeroDivisionError())
+
+        assert await first_of(one, other)() == GONE
+
+    assert await pending() == set()
+
+
+async def test_what_is_there_already_is_returned() -> None:
+    other = Source()
+
+    assert await first_of(at_once, other)() == GONE
+    assert await first_of(at_once, at_once)() == GONE
+
+    assert await pending() == set()
+
+
+async def test_whoever_cancels_it_cancels_both() -> None:
+    one, other = Source(), Source()
+    receive: Receive = first_of(one, other)
+    waiting = asyncio.ensure_future(receive())
+    await checkpoint()
+    await checkpoint()
+
+    waiting.cancel()
+    await asyncio.wait({waiting})
+
+    assert waiting.cancelled()
+    assert one.is_cancelled
+    assert other.is_cancelled
+    assert await pending() == set()
+
+
+async def test_it_can_be_asked_again() -> None:
+    one, other = Source(), Source()
+    receive = first_of(one, other)
+    one.told.set_result({"type": "http.request"})
+    assert await receive() == {"type": "http.request"}
+    one.told = asyncio.get_running_loop().create_future()
+    other.told = asyncio.get_running_loop().create_future()
+    other.told.set_result(CANCELLED)
+
+    assert await receive() == CANCELLED
+
+    assert (one.calls, other.calls) == (2, 2)
