@@ -3,7 +3,7 @@
 
 .SHELLFLAGS := -eu -c
 .DEFAULT_GOAL := help
-.PHONY: help run url keys test check bench build build-ResponsesFunction start-api deploy requirements clean
+.PHONY: help run url keys webhooks test check bench build build-ResponsesFunction start-api deploy requirements clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -22,6 +22,9 @@ url: $(VENV)/.local-stamp $(AGENT_STAMP) ## local function URL: the streaming lo
 
 keys: $(VENV)/.local-stamp ## API keys: ARGS="create --principal NAME --table TABLE", "list …" or "revoke ID …"
 	@exec $(BIN)/lambda-responses keys $(ARGS)
+
+webhooks: $(VENV)/.local-stamp ## webhook endpoints: ARGS="create --principal NAME --url URL --table TABLE", "list …", "delete ID …" or "dead …"
+	@$(BIN)/lambda-responses webhooks $(ARGS)
 
 test: $(VENV)/.dev-stamp ## all tests
 	@$(BIN)/python -m pytest $(ARGS)
@@ -71,7 +74,7 @@ build-ResponsesFunction: | $(BIN)/python
 	@cd "$(ARTIFACTS_DIR)" && echo "Packages:" *.dist-info | sed 's/\.dist-info//g' | fold -s -w 100
 
 # What people use and Lambda does not; its packages are not in the zip either.
-LOCAL_ONLY := cli.py embedded.py emulator local.py start_api.py template_check.py
+LOCAL_ONLY := cli.py cli_webhooks.py embedded.py emulator local.py start_api.py template_check.py
 MEGABYTES := import os, sys; print(round(sum(os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(sys.argv[1]) for name in names) / 1e6, 1))
 
 # Bytecode only counts when Lambda's own version wrote it; hash-based, since a zip changes file times.

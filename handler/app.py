@@ -14,6 +14,7 @@ from channel.auth import Authenticator, DenyAll, FixedKeys, Principal
 from channel.host import AgentHost
 from channel.ports import Jobs, Telemetry
 from channel.responses.channel import ResponsesChannel
+from channel.responses.webhooks import Webhooks
 from infra.settings import DEFAULT_AGENT, Settings, SettingsError
 
 
@@ -55,6 +56,7 @@ def create_host(settings: Settings) -> AgentHost:
         has_background=settings.has_background,
         has_cancellable_streams=settings.cancellable_streams,
         event_retention_s=settings.event_retention_minutes * 60.0,
+        webhooks=_webhooks(settings, client),
         telemetry=_telemetry(settings),
     )
     return AgentHost(
@@ -118,6 +120,17 @@ def _stores(settings: Settings, client: Any) -> dict[str, Any]:
         "sealer": SecretSealer(secret),
         "idempotency": DynamoDBIdempotencyStore(client, table, secret=secret),
     }
+
+
+def _webhooks(settings: Settings, client: Any) -> Webhooks | None:
+    if settings.table_name is None:
+        return None
+    from infra.dynamodb.webhooks import WebhookTable
+    from infra.webhook_deliveries import WebhookDeliveries
+    from infra.webhook_sender import WebhookSender
+
+    sender = WebhookSender(allow_private=settings.webhooks_allow_private)
+    return WebhookDeliveries(WebhookTable(client, settings.table_name), sender)
 
 
 def _jobs(settings: Settings) -> Jobs | None:

@@ -65,6 +65,7 @@ def engine(settings: Settings, host: str = HOST) -> Iterator[Settings]:
         table_name=settings.table_name or LOCAL_TABLE,
         region=settings.region or "us-east-1",  # no engine looks at it, but moto wants a real one
         has_development_keys=True,
+        webhooks_allow_private=True,
         demo_delay_s=DEMO_DELAY_S if settings.demo_delay_s is None else settings.demo_delay_s,
     )
     if settings.dynamodb_endpoint is not None:

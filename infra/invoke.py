@@ -47,6 +47,7 @@ class SelfInvoker:
             told = self._client.invoke(
                 FunctionName=self._function, InvocationType="Event", Payload=payload
             )
+            told["Payload"].read()  # it is empty; only then the connection serves the next job
         except ClientError as error:
             raise StoreError("Lambda refused or failed an invocation.") from error
         except BotoCoreError as error:

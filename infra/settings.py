@@ -40,6 +40,7 @@ class Settings(Struct, frozen=True, kw_only=True):
                                                          can be read again after it ended
     CANCELLABLE_STREAMS        0                         streams can be cancelled by their id, for one
                                                          write more each
+    WEBHOOKS_ALLOW_PRIVATE     0 (make run: 1)           webhooks may go to http and private addresses
     STRICT_READS               0                         strongly consistent reads, at twice the price
     FUNCTION_URL_MODE          RESPONSE_STREAM           what the function URL expects: that, or
                                                          BUFFERED
@@ -75,6 +76,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     retention_days: int = 30
     event_retention_minutes: int = 60
     cancellable_streams: bool = False
+    webhooks_allow_private: bool = False
     strict_reads: bool = False
     url_streams: bool = True
     rest_api_streams: bool = False
@@ -121,6 +123,7 @@ class Settings(Struct, frozen=True, kw_only=True):
                 read.number("EVENT_RETENTION_MINUTES", 60, 1, 1440, whole=True)
             ),
             cancellable_streams=read.switch("CANCELLABLE_STREAMS", default=False),
+            webhooks_allow_private=read.switch("WEBHOOKS_ALLOW_PRIVATE", default=False),
             strict_reads=read.switch("STRICT_READS", default=False),
             url_streams=read.value(
                 "FUNCTION_URL_MODE", True, _one_of("RESPONSE_STREAM", "BUFFERED")

@@ -172,7 +172,9 @@ def test_the_role_that_an_agent_shares_cannot_make_keys() -> None:
 
     assert denied["Action"] == [f"dynamodb:{call}Item" for call in ("Delete", "Put", "Update")]
     assert denied["Condition"] == {
-        "ForAnyValue:StringLike": {"dynamodb:LeadingKeys": ["key#*", "cfg#keys"]}
+        "ForAnyValue:StringLike": {
+            "dynamodb:LeadingKeys": ["key#*", "cfg#keys", "hook#*", "cfg#hooks"]
+        }
     }
 
 

@@ -7,7 +7,7 @@ owner, cancel flag) only says who may still be at work.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from dataclasses import replace as with_fields
 from functools import partial
@@ -62,10 +62,15 @@ from channel.responses.protocol.salvage import salvaged
 from channel.responses.protocol.stream import queue
 from channel.responses.run import facts_of
 from channel.responses.watching import LEASE_S, Pause, Watch, first_of
+from channel.responses.webhooks import Webhooks
 
 
 BACKGROUND: Final = "responses.background"
 """The kind of the job that runs a background turn."""
+ENDED: Final = "responses.ended"
+"""The kind of the job that tells of the end of one, where that was not its worker."""
+TELL_S: Final = 10.0
+"""Seconds that a worker must have left to tell of the end of its turn itself."""
 CANCEL_WAIT_S: Final = 4.0
 """Seconds that a worker is given to end a cancelled turn itself, with what it has said."""
 
@@ -75,9 +80,6 @@ _NOT_STARTED: Final = "The response could not be started."
 _LOG: Final = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 
-OnEnded = Callable[[IsolationKeys, str, Response], Awaitable[None]]
-"""Called with the keys, the name of the principal and the response, when a background turn ended."""
-
 
 class _Named(Struct, frozen=True):
     """The payload of a job: which turn, of whom; `request_id` is that of the request that began it."""
@@ -85,6 +87,7 @@ class _Named(Struct, frozen=True):
     response_id: str
     keys: IsolationKeys
     request_id: str
+    principal: str
 
 
 class BackgroundTurns:
@@ -99,7 +102,7 @@ class BackgroundTurns:
         clock: Clock,
         *,
         event_retention_s: float,
-        on_ended: OnEnded | None = None,
+        webhooks: Webhooks | None = None,
         telemetry: Telemetry | None = None,
         new_token: NewToken = random_hex,
         pause: Pause = asyncio.sleep,
@@ -111,7 +114,7 @@ class BackgroundTurns:
         self._jobs = jobs
         self._clock = clock
         self._event_retention_s = event_retention_s
-        self._on_ended = on_ended
+        self._webhooks = webhooks
         self._telemetry = telemetry
         self._new_token = new_token
         self._pause = pause
@@ -136,7 +139,8 @@ class BackgroundTurns:
             writes.append(self._runs.append(keys, response.id, batch, events_until))
         try:
             await _all(writes)
-            named = _Named(response.id, keys, identifier)
+            principal = prepared.asked.caller.principal.name
+            named = _Named(response.id, keys, identifier, principal)
             await self._jobs.start(Job(BACKGROUND, msgspec.to_builtins(named)))
         except BaseException as error:
             with suppress(StoreError):
@@ -160,7 +164,9 @@ class BackgroundTurns:
         run = await self._runs.claim(keys, response_id, owner, self._clock() + LEASE_S)
         if run is None:
             # A job that comes twice; or the first one crashed, which is told now at the latest.
-            await self.look(keys, response_id)
+            response = await self.look(keys, response_id)
+            if response is not None:
+                await self._tell(named, response, deadline)
             return
         opened = await self._store.reopen(keys, response_id)
         if opened is None:
@@ -183,10 +189,20 @@ class BackgroundTurns:
             if self._telemetry is not None:
                 outcome = str(turn.response.status)
                 self._telemetry.turn_finished(facts_of(turn, outcome, started_at, is_stream=False))
-            await self._tell(keys, prepared.asked.caller.principal.name, turn.response)
+            if deadline is not None and deadline.ends_at - monotonic() < TELL_S:
+                await self._have_told(named)
+            else:
+                await self._tell(named, turn.response, deadline)
         finally:
             reset_current_isolation_keys(keys_token)
             request_id.reset(id_token)
+
+    async def tell(self, payload: dict[str, Any], deadline: Deadline | None) -> None:
+        """Tell of a turn that was not ended by its worker, as a job asks for."""
+        named = msgspec.convert(payload, _Named)
+        response = await self.look(named.keys, named.response_id)
+        if response is not None:
+            await self._tell(named, response, deadline)
 
     async def retrieve(self, caller: Caller, response_id: str) -> Response:
         """Return a stored response as it is now; raises `RequestError` (404)."""
@@ -303,7 +319,8 @@ class BackgroundTurns:
         prepared = self._reopened(turn, branch)
         if prepared.hold is not None:
             await prepared.hold.release()
-        await self._tell(keys, prepared.asked.caller.principal.name, response)
+        principal = prepared.asked.caller.principal.name
+        await self._have_told(_Named(response_id, keys, request_id.get(), principal))
         return response
 
     async def _said(self, keys: IsolationKeys, response_id: str) -> Sequence[bytes]:
@@ -319,12 +336,23 @@ class BackgroundTurns:
         asked = with_fields(asked, input=turn.input, history=history)
         return Prepared(CreateResponse(), asked, turn.response, branch, hold)
 
-    async def _tell(self, keys: IsolationKeys, principal: str, response: Response) -> None:
-        if self._on_ended is not None and response.status.is_terminal:
-            try:
-                await self._on_ended(keys, principal, response)
-            except Exception as error:  # noqa: BLE001 - the turn has ended, whoever cannot be told
-                log_fault(_LOG, "end of a background response not told", error)
+    async def _have_told(self, named: _Named) -> None:
+        """Have a job tell of the end of a turn: there is no time here, or a client waits."""
+        if self._webhooks is None:
+            return
+        try:
+            await self._jobs.start(Job(ENDED, msgspec.to_builtins(named)))
+        except StoreError as error:  # the turn has ended, whoever cannot be told
+            log_fault(_LOG, "end of a background response not told", error)
+
+    async def _tell(self, named: _Named, response: Response, deadline: Deadline | None) -> None:
+        if self._webhooks is None or not response.status.is_terminal:
+            return
+        left_s = deadline.hook_until(monotonic()) - monotonic() if deadline else None
+        try:
+            await self._webhooks.notify(named.keys, named.principal, response, deadline_s=left_s)
+        except Exception as error:  # noqa: BLE001 - the turn has ended, whoever cannot be told
+            log_fault(_LOG, "end of a background response not told", error)
 
 
 def _job(prepared: Prepared, identifier: str) -> dict[str, Any]:

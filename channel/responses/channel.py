@@ -27,7 +27,7 @@ from channel.memory_conversations import InMemoryConversationStore
 from channel.memory_idempotency import InMemoryIdempotencyStore
 from channel.memory_runs import InMemoryRunStore
 from channel.ports import Clock, Jobs, ResponseStore, RunStore, Sealer, Telemetry
-from channel.responses.background import BACKGROUND, BackgroundTurns
+from channel.responses.background import BACKGROUND, ENDED, BackgroundTurns
 from channel.responses.connection import Limits
 from channel.responses.conversations import Conversations
 from channel.responses.creating import Create, Resumed, Streams
@@ -44,6 +44,7 @@ from channel.responses.operations import (
 from channel.responses.paging import asked_page
 from channel.responses.protocol.shapes import checked
 from channel.responses.run import TurnHooks
+from channel.responses.webhooks import Webhooks
 from channel.responses.websocket import ResponsesWebSocket
 from channel.responses.window_routes import window_routes
 from channel.sealing import process_sealer
@@ -64,7 +65,8 @@ class ResponsesChannel:
     what a WebSocket connection may do; `gateway` is where those are kept that this process does not
     hold itself.
     `conversations` keeps conversations, whose turns are in `store` (default: this process's memory
-    where that is in it, too, and none elsewhere).
+    where that is in it, too, and none elsewhere). `sealer` makes compactions one tenant's own
+    (default: by a secret of this process, which no other process reads).
 
     Raises `ValueError` for an unknown option name, and for a `response_id_factory` beside a store
     that keeps minted ids only.
@@ -90,6 +92,7 @@ class ResponsesChannel:
         clock: Clock = time.time,
         runs: RunStore | None = None,
         idempotency: IdempotencyStore | None = None,
+        webhooks: Webhooks | None = None,
         jobs: Jobs | None = None,
         has_background: bool = True,
         has_cancellable_streams: bool = False,
@@ -116,6 +119,7 @@ class ResponsesChannel:
         self._telemetry = telemetry
         self._clock = clock
         self._created = int(clock())
+        self._webhooks = webhooks
         self._idempotency = idempotency or InMemoryIdempotencyStore(clock=clock)
         self._runs = runs or InMemoryRunStore(clock=clock)
         self._jobs = jobs
@@ -150,6 +154,7 @@ class ResponsesChannel:
             self._jobs or tasks,
             self._clock,
             event_retention_s=self._event_retention_s,
+            webhooks=self._webhooks,
             telemetry=self._telemetry,
         )
         streams = Streams(Follower(background, self._runs, self._clock), self._keepalive_s)
@@ -165,7 +170,7 @@ class ResponsesChannel:
         models = Models(self._options.model, self._created, operations.windows.limit)
         turns = FrameTurns(operations, self._telemetry)
         websocket = ResponsesWebSocket(turns, self._websocket_limits)
-        jobs = {BACKGROUND: background.run}
+        jobs = {BACKGROUND: background.run, ENDED: background.tell}
         sockets = self._sockets(operations, self._jobs or tasks)
         if sockets is not None:
             jobs[FRAME] = sockets.run

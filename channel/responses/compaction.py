@@ -53,11 +53,13 @@ class Compactor:
         self._sealer = sealer
         self._transform = transform
 
-    async def require_own(self, keys: IsolationKeys, given: Sequence[Item]) -> None:
+    async def require_own(
+        self, keys: IsolationKeys, given: Sequence[Item], param: str = "input"
+    ) -> None:
         """Refuse compaction items that were not made for these keys (`RequestError`, 400)."""
         for index, item in enumerate(given):
             if item["type"] == COMPACTION and await self._opened(keys, item) is None:
-                raise not_ours(index)
+                raise not_ours(f"{param}[{index}]")
 
     async def newest(
         self, keys: IsolationKeys, items: Sequence[Item]

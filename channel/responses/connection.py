@@ -8,7 +8,7 @@ it. The state is a value, so that a server may hold it in memory, and invocation
                                   claim, renew: where it runs elsewhere
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from enum import Enum, auto
 from typing import Final
 
@@ -33,8 +33,10 @@ class Limits(Struct, frozen=True, kw_only=True):
     burst: int = 64
     waiting: int = 64
     waiting_bytes: int = 12 * MB
+    chain_bytes: int = 32 * MB
+    """The longest chain of local turns that is kept in memory; what is longer cannot be continued."""
     refusals: int = 32
-    """Refusals that wait in a lane; more are told at once, out of their turn."""
+    """Refusals that wait for the turns before them; more are told at once, out of their turn."""
 
 
 class Latest(Struct, frozen=True):
@@ -111,7 +113,7 @@ class ConnectionState(Struct):
 
         A frame waits then until it is called, and a refusal until the frames before it are over.
         """
-        if any(entry.name == name for lane in self.lanes.values() for entry in lane.entries):
+        if any(entry.name == name for entry in self._entries()):
             return Arrived(is_taken=isinstance(given, Frame))  # told again, as a write may be
         try:
             self._spend(now, limits)
@@ -220,12 +222,7 @@ class ConnectionState(Struct):
             raise connection_limit_reached(limits)
 
     def _wait(self, frame: Frame, name: str, limits: Limits) -> None:
-        waiting = [
-            entry
-            for lane in self.lanes.values()
-            for entry in lane.entries
-            if not (entry.until or entry.refusal)
-        ]
+        waiting = [entry for entry in self._entries() if not (entry.until or entry.refusal)]
         size = len(frame.body) + sum(entry.size for entry in waiting)
         if len(waiting) >= limits.waiting or size > limits.waiting_bytes:
             raise _too_many(
@@ -250,7 +247,7 @@ class ConnectionState(Struct):
         lane = self.lanes.get(refused.lane)
         if lane is None or not lane.entries:
             return refused.message
-        if sum(1 for entry in lane.entries if entry.refusal) >= limits.refusals:
+        if sum(1 for entry in self._entries() if entry.refusal) >= limits.refusals:
             return refused.message
         lane.entries.append(Entry(name, self._number(), refusal=refused.message.decode()))
         return None
@@ -258,6 +255,9 @@ class ConnectionState(Struct):
     def _drop_waiting(self, now: float) -> None:
         for lane in self.lanes.values():
             del lane.entries[1 if _is_flying(lane, now) else 0 :]
+
+    def _entries(self) -> Iterator[Entry]:
+        return (entry for lane in self.lanes.values() for entry in lane.entries)
 
     def _number(self) -> int:
         self.last_number += 1

@@ -14,8 +14,6 @@ from channel.responses.connection import ConnectionState, Latest
 from channel.responses.protocol.response import Status
 
 
-MAX_CHAIN_BYTES: Final = 32 * 1024 * 1024
-"""The longest chain that is kept in memory; what is longer cannot be continued."""
 CONTINUABLE: Final = frozenset({Status.COMPLETED, Status.INCOMPLETE})
 
 _encode = msgspec.json.Encoder().encode
@@ -50,9 +48,10 @@ class LocalTurns(Protocol):
 class LocalMemory:
     """The chains of a connection that lives in this process: the latest of each lane, and no other."""
 
-    def __init__(self, state: ConnectionState) -> None:
+    def __init__(self, state: ConnectionState, max_chain_bytes: int) -> None:
         """Take the state that says which ones are the latest."""
         self._state = state
+        self._max_chain_bytes = max_chain_bytes
         self._chains: dict[str, _Kept] = {}
 
     def of(self, lane: str) -> "LocalTurns":
@@ -69,7 +68,7 @@ class LocalMemory:
         self._state.remember(lane, Latest(response_id, response_id))
         known = {latest.place for latest in self._state.latest}
         self._chains = {place: each for place, each in self._chains.items() if place in known}
-        if sum(map(len, chain.turns)) <= MAX_CHAIN_BYTES:
+        if sum(map(len, chain.turns)) <= self._max_chain_bytes:
             self._chains[response_id] = chain
 
 

@@ -283,7 +283,7 @@ class ResponseOperations:
         """
         kinds = {item["type"] for item in items}
         if COMPACTION in kinds:
-            await self.windows.require_own(keys, items)
+            await self.windows.require_own(keys, items, param)
         if given_input.REFERENCE not in kinds:
             return items
         references = [item for item in items if item["type"] == given_input.REFERENCE]
@@ -375,7 +375,8 @@ class ResponseOperations:
         if changed.caller != asked.caller:
             raise HookError("a run hook may not change the caller of a request")
         taken = {item["id"] for item in changed.history}
-        return replace(changed, input=given_input.with_ids(changed.input, branch.body, taken))
+        given = given_input.with_ids(changed.input, branch.body, taken)
+        return replace(changed, input=given, operation=asked.operation)
 
     def hold(self, keys: IsolationKeys, job: dict[str, Any]) -> Hold:
         """Return what a turn holds by the name that a worker was given."""

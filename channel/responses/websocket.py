@@ -58,7 +58,7 @@ class _Connection:
         self._caller = caller
         self._transport = send
         self._state = ConnectionState.opened(monotonic(), limits)
-        self._local = LocalMemory(self._state)
+        self._local = LocalMemory(self._state, limits.chain_bytes)
         self._frames: dict[str, Frame] = {}
         self._names = count()
         self._tasks: set[asyncio.Task[None]] = set()

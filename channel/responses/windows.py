@@ -56,9 +56,11 @@ class ContextWindows:
             return partial(self._run, asked, truncation)
         return partial(self._context.run_stream, asked)
 
-    async def require_own(self, keys: IsolationKeys, given: Sequence[Item]) -> None:
+    async def require_own(
+        self, keys: IsolationKeys, given: Sequence[Item], param: str = "input"
+    ) -> None:
         """Refuse compaction items that were not made for these keys (`RequestError`, 400)."""
-        await self._compactor.require_own(keys, given)
+        await self._compactor.require_own(keys, given, param)
 
     async def seen(self, asked: ChannelRequest) -> ChannelRequest:
         """Return the request with what the agent sees: a summary in place of what was compacted."""

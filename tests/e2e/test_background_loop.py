@@ -4,6 +4,7 @@ A worker is another environment than those that begin, follow or look. Where its
 by a socket (`gate`); how a run ends whose environment was killed, by its lease in the table.
 """
 
+import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -110,6 +111,7 @@ async def serving(
     )
     lines = Lines()
     async with (
+        asyncio.timeout(60),
         FunctionUrl(function, faults=faults, echo=lines.add) as url,
         httpx.AsyncClient(timeout=20) as client,
         AsyncOpenAI(

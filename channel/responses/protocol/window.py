@@ -148,9 +148,9 @@ def without_oldest(window: Window, count: int) -> Window:
     return Window(left, window.input)
 
 
-def not_ours(index: int) -> RequestError:
+def not_ours(where: str) -> RequestError:
     """Return the 400 that a foreign, a damaged and an invented compaction item get alike."""
-    where = f"input[{index}].encrypted_content"
+    where = f"{where}.encrypted_content"
     return RequestError(
         f"Invalid value for '{where}': the compaction item is not one that was given to you.",
         param=where,

@@ -17,8 +17,9 @@ from channel.isolation import IsolationKeys, get_current_isolation_keys
 from channel.memory import InMemoryResponseStore
 from channel.memory_runs import InMemoryRunStore
 from channel.ports import Branch, Job, Run, StoredTurn, StoreError, TurnTooLargeError
-from channel.responses.background import BACKGROUND
+from channel.responses.background import BACKGROUND, ENDED
 from channel.responses.operations import QUEUE_S
+from channel.responses.protocol.response import Response
 from channel.responses.watching import LEASE_S
 from tests.channel.asgi import Wire, creating, get
 from tests.channel.instances import Instance, Instances
@@ -666,3 +667,92 @@ async def test_a_stream_that_does_not_stop_in_time_is_to_be_cancelled_again(
         400,
         "Cannot cancel a synchronous response.",
     )
+
+
+# Told
+
+
+class Told:
+    """Webhooks that note what they were told."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[IsolationKeys, str, str, str]] = []
+        self.failure: Exception | None = None
+
+    async def notify(
+        self,
+        keys: IsolationKeys,
+        principal: str,
+        response: Response,
+        /,
+        *,
+        deadline_s: float | None = None,
+    ) -> None:
+        del deadline_s
+        if self.failure is not None:
+            raise self.failure
+        self.heard.append((keys, principal, response.id, str(response.status)))
+
+
+@pytest.mark.parametrize(
+    ("agent", "status"), [(echo, "completed"), (incomplete, "incomplete"), (broken, "failed")]
+)
+async def test_the_worker_tells_of_the_end(agent: Any, status: str) -> None:
+    webhooks = Told()
+    both = Instances(agent, webhooks=webhooks)
+    begun = await both.a.begin()
+
+    await done(both.working(both.b))
+
+    assert webhooks.heard == [(ALPHA, "alpha", begun["id"], status)]
+
+
+async def test_a_job_tells_of_an_end_that_was_not_the_workers(clock: Clock) -> None:
+    webhooks = Told()
+    both = Instances(echo, webhooks=webhooks, clock=clock)
+    cancelled = await both.a.begin()
+    await both.b.cancel(cancelled["id"])
+    lost = await both.a.begin()
+    clock.now += QUEUE_S + 1
+    await both.b.get(lost["id"])
+
+    told = [job for job in both.jobs.held if job.kind == ENDED]
+    for job in told:
+        await both.b.work(job, Deadline(monotonic() + 60, 5.0))
+
+    assert [heard[2:] for heard in webhooks.heard] == [
+        (cancelled["id"], "cancelled"),
+        (lost["id"], "failed"),
+    ]
+
+
+async def test_a_worker_without_time_leaves_the_telling_to_a_job() -> None:
+    webhooks = Told()
+    both = Instances(echo, webhooks=webhooks)
+    begun = await both.a.begin()
+
+    await done(both.working(both.b, Deadline(monotonic() + 5, 2.0)))
+
+    assert webhooks.heard == []
+    (job,) = both.jobs.held
+    assert (job.kind, job.payload["response_id"]) == (ENDED, begun["id"])
+
+
+async def test_nobody_is_told_of_a_foreground_response() -> None:
+    webhooks = Told()
+    both = Instances(echo, webhooks=webhooks)
+
+    await both.a.post("/v1/responses", {"input": "hi"})
+
+    assert (webhooks.heard, both.jobs.held) == ([], [])
+
+
+async def test_who_cannot_be_told_changes_nothing() -> None:
+    webhooks = Told()
+    webhooks.failure = StoreError("down")
+    both = Instances(echo, webhooks=webhooks)
+    begun = await both.a.begin()
+
+    await done(both.working(both.b))
+
+    assert await status_on(both.a, begun["id"]) == "completed"

@@ -3,6 +3,8 @@
 import asyncio
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ from channel.agent import (
     accepts,
 )
 from channel.contract import ChannelRequest
+from channel.deadline import DEADLINE, TimeLeft
 from channel.memory import InMemoryResponseStore
 from channel.ports import TurnFacts
 from channel.responses.compaction import REQUEST
@@ -369,11 +372,14 @@ async def test_an_agent_that_fails_late_is_told_too() -> None:
     assert wire.headers["x-should-retry"] == "false"
 
 
-async def test_a_client_that_goes_away_ends_the_summary() -> None:
+@pytest.mark.parametrize("grace_s", [0, 9])
+async def test_a_client_that_goes_away_ends_the_summary(grace_s: float) -> None:
     waits, ended = asyncio.Event(), asyncio.Event()
 
     async def agent(turn: Turn) -> AsyncIterator[AgentEvent]:
         try:
+            for _ in range(9):  # the grace is over after one of them, if it is none
+                await asyncio.sleep(0)
             waits.set()
             await asyncio.Event().wait()
             yield ""
@@ -381,13 +387,27 @@ async def test_a_client_that_goes_away_ends_the_summary() -> None:
             ended.set()
 
     wire = compacting(input="a")
-    task = wire.start(hosted(agent))
+    task = wire.start(hosted(agent, first_event_grace_s=grace_s))
     await waits.wait()
     wire.hang_up()
     await task
 
     assert ended.is_set()
     assert wire.sent == []
+
+
+@pytest.mark.parametrize("grace_s", [0, 9])
+async def test_a_summary_that_takes_too_long_is_a_504(grace_s: float) -> None:
+    async def agent(turn: Turn) -> AsyncIterator[AgentEvent]:
+        await asyncio.Event().wait()
+        yield ""
+
+    wire = compacting(input="a")
+    wire.scope[DEADLINE] = TimeLeft(0.02, 5.0).since(monotonic())
+    await wire.run(hosted(agent, first_event_grace_s=grace_s))
+
+    assert (wire.status, wire.error_body["code"]) == (504, "timeout")
+    assert wire.headers["x-should-retry"] == "false"
 
 
 async def test_hooks_see_a_compaction() -> None:
@@ -408,6 +428,20 @@ async def test_hooks_see_a_compaction() -> None:
 
     assert seen == ["message.compact", "message.create"]
     assert agent.seen == (["a", "a"], ["b"])
+
+
+async def test_a_hook_cannot_make_a_compaction_a_turn() -> None:
+    def run_hook(asked: ChannelRequest, **_: Any) -> ChannelRequest:
+        return replace(
+            asked, operation="message.create", input=[*asked.input, message("user", "b")]
+        )
+
+    agent = Noting()
+
+    compacted = await compact(hosted(agent, run_hook=run_hook), input="a")
+
+    assert texts(compacted["output"]) == ["a", "b", "compaction"]
+    assert (len(agent.summaries), agent.turns) == (1, [])
 
 
 async def test_a_hook_may_refuse_a_compaction() -> None:
@@ -787,6 +821,38 @@ async def test_the_agents_own_count_decides_on_a_compaction() -> None:
     second = await create(app, input="b", previous_response_id=first["id"], **MANAGED)
 
     assert texts(second["output"]) == ["compaction", "ok"]
+
+
+# Conversations
+
+
+async def test_a_conversation_goes_on_from_its_compaction() -> None:
+    agent = Noting()
+    app = hosted(agent)
+    conversation = (await request("POST", "/v1/conversations", {}).run(app)).json["id"]
+    await create(app, input=LONG, conversation=conversation)
+
+    second = await create(app, input="b", conversation=conversation, **MANAGED)
+    await create(app, input="c", conversation=conversation, **MANAGED)
+    counted = await request(
+        "POST", "/v1/responses/input_tokens", {"conversation": conversation, "input": "d"}
+    ).run(app)
+
+    assert texts(second["output"]) == ["compaction", "ok"]
+    assert [text[:9] for text in texts(agent.turns[2].history)] == ["They said", "b", "ok"]
+    assert len(agent.summaries) == 1
+    assert counted.json["input_tokens"] < 100
+
+
+async def test_a_conversation_takes_no_foreign_compaction() -> None:
+    app = hosted(Noting())
+    items = [user("a"), {"type": "compaction", "encrypted_content": await sealed(app)}]
+
+    own = await request("POST", "/v1/conversations", {"items": items}).run(app)
+    foreign = await request("POST", "/v1/conversations", {"items": items}, key="key-beta").run(app)
+
+    assert (own.status, foreign.status) == (200, 400)
+    assert foreign.error_body["param"] == "items[1].encrypted_content"
 
 
 # truncation

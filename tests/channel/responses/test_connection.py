@@ -389,8 +389,9 @@ class Interleavings(RuleBasedStateMachine):
         return f"f{self.number}"
 
     def _refuse(self, lane: str, name: str, told: bytes | None) -> None:
-        queue = self.model[lane] if lane in self.model else []
-        has_room = sum(1 for each in queue if each[0] == "r") < SMALL.refusals
+        queue = self.model.get(lane, [])
+        waiting = [each for other in self.model.values() for each in other if each[0] == "r"]
+        has_room = len(waiting) < SMALL.refusals
         assert (told is None) == (bool(queue) and has_room)
         if told is None:
             queue.append(name)

@@ -105,7 +105,12 @@ def test_a_previous_response_that_is_no_text_is_left_to_the_request(previous: An
         ('{"type":["response.create"]}', 400, "invalid_value", "type"),
         ('{"type":"response.cancel"}', 400, "invalid_value", "type"),
         ('{"type":"response.steer","input":"hi"}', 400, "invalid_value", "type"),
-        ('{"type":"response.create","background":true}', 400, "unsupported_parameter", "background"),
+        (
+            '{"type":"response.create","background":true}',
+            400,
+            "unsupported_parameter",
+            "background",
+        ),
         ('{"type":"response.create","generate":"no"}', 400, "invalid_type", "generate"),
         ('{"type":"response.create","generate":0}', 400, "invalid_type", "generate"),
         ('{"type":"\\ud800"}', 400, "invalid_json", None),
@@ -308,6 +313,11 @@ def test_a_fault_of_ours_is_told_in_its_lane() -> None:
     assert json.loads(fault_message("Gone.", "a")) == {
         "type": "error",
         "status": 500,
-        "error": {"message": "Gone.", "type": "server_error", "param": None, "code": "server_error"},
+        "error": {
+            "message": "Gone.",
+            "type": "server_error",
+            "param": None,
+            "code": "server_error",
+        },
         "stream_id": "a",
     }

@@ -1,15 +1,20 @@
 """What only the DynamoDB store does: which reads and writes it makes, and how it takes a stale read."""
 
+import asyncio
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from botocore.exceptions import ReadTimeoutError
+from msgspec.structs import replace
 
 from channel.isolation import IsolationKeys
-from channel.ports import Branch, StoreError
+from channel.ports import Branch, StoredTurn, StoreError
 from channel.responses.protocol import ids
 from channel.responses.protocol.response import Status
-from infra.dynamodb import keys
+from infra.dynamodb import codec, keys
+from infra.dynamodb.client import Table
 from infra.dynamodb.codec import CorruptTurnError
 from infra.dynamodb.store import MAX_RENEWALS, MONTH_S, DynamoDBResponseStore
 from tests.infra import engines
@@ -288,3 +293,151 @@ async def test_what_is_kept_names_nobody_and_shows_no_text(
     assert await store.get(ann, root) is not None
     assert question not in shown
     assert "'ann'" not in shown
+
+
+# Turns that were begun
+
+
+async def begin(
+    store: DynamoDBResponseStore, isolation: IsolationKeys, after: str | None = None, size: int = 0
+) -> StoredTurn:
+    """Store a turn that was only begun, with a question of that size and a job."""
+    branch = await store.branch(isolation, after)
+    assert branch is not None
+    begun = turn(branch, question=noise(size), status=Status.QUEUED, output=[])
+    begun = replace(begun, job={"marker": noise(600, 1)})
+    await store.save(isolation, branch, begun)
+    return begun
+
+
+def finished(begun: StoredTurn) -> StoredTurn:
+    """Return the small end of a turn that was begun."""
+    return replace(
+        begun, input=[], response=replace(begun.response, status=Status.FAILED), job=None
+    )
+
+
+async def rows_of(
+    store: DynamoDBResponseStore, client: Any, isolation: IsolationKeys, begun: StoredTurn
+) -> dict[str, Any]:
+    """Return the rows of a turn, by sort key: its own and its chunks."""
+    node = keys.parse_body(begun.response.id.removeprefix("resp_"))
+    assert isinstance(node, keys.Node)
+    partition = keys.thread_partition(await store._tenant(isolation), node.thread)
+    between = (node.sort_key, node.sort_key + "~")
+    items = await Table(client, engines.TABLE).query(partition, between, is_strong=True)
+    return {item["sk"]["S"]: item for item in items}
+
+
+async def test_a_turn_is_reopened_by_one_read_and_one_query_of_its_history(
+    store: DynamoDBResponseStore, watched: Watched, ann: IsolationKeys
+) -> None:
+    begun = await begin(store, ann, (await chain(store, ann, 5))[-1])
+    watched.take()
+
+    assert await store.reopen(ann, begun.response.id) is not None
+    assert watched.take() == {"get": 1, "query": 1}
+
+    assert await store.reopen(ann, begun.response.id, with_history=False) is not None
+    assert watched.take() == {"get": 1}
+
+
+async def test_finishing_a_small_turn_is_one_write(
+    store: DynamoDBResponseStore, watched: Watched, ann: IsolationKeys
+) -> None:
+    begun = await begin(store, ann)
+    opened = await store.reopen(ann, begun.response.id)
+    assert opened is not None
+    watched.take()
+
+    await store.save(ann, opened[1], finished(begun))
+
+    assert watched.take() == {"put": 1}
+
+
+async def test_the_chunks_of_a_large_turn_are_gone_when_it_is_finished_small(
+    store: DynamoDBResponseStore, moto_client: Any, ann: IsolationKeys
+) -> None:
+    begun = await begin(store, ann, size=500_000)
+    opened = await store.reopen(ann, begun.response.id)
+    assert opened is not None
+    assert len(await rows_of(store, moto_client, ann, begun)) == 3
+
+    await store.save(ann, opened[1], finished(begun))
+
+    ((sort_key, row),) = (await rows_of(store, moto_client, ann, begun)).items()
+    assert not keys.is_chunk_key(sort_key)
+    assert row["st"] == {"S": "f"}
+    assert await store.get(ann, begun.response.id) == finished(begun)
+
+
+async def test_the_payload_of_a_finished_turn_does_not_hold_its_job(
+    store: DynamoDBResponseStore, moto_client: Any, ann: IsolationKeys
+) -> None:
+    begun = await begin(store, ann)
+    opened = await store.reopen(ann, begun.response.id)
+    assert opened is not None
+    (before,) = (await rows_of(store, moto_client, ann, begun)).values()
+
+    await store.save(ann, opened[1], finished(begun))
+
+    (after,) = (await rows_of(store, moto_client, ann, begun)).values()
+    kept = codec.decode(after["d"]["B"], opened[1].body, None)
+    assert (kept, kept.job) == (finished(begun), None)
+    assert len(before["d"]["B"]) > len(after["d"]["B"]) + 400
+
+
+async def test_chunks_that_cannot_be_deleted_do_not_fail_the_turn_that_is_kept(
+    moto_client: Any, clock: MovableClock, ann: IsolationKeys, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = DynamoDBResponseStore(
+        Undeletable(moto_client), engines.TABLE, secret=own_secret(), clock=clock
+    )
+    begun = await begin(store, ann, size=500_000)
+    opened = await store.reopen(ann, begun.response.id)
+    assert opened is not None
+
+    await store.save(ann, opened[1], finished(begun))
+
+    assert await store.get(ann, begun.response.id) == finished(begun)
+    (record,) = caplog.records
+    assert record.getMessage() == "chunks were not deleted"
+    left = await rows_of(store, moto_client, ann, begun)
+    assert len(left) == 3
+    assert all("ttl" in row for row in left.values())
+
+
+class Undeletable(Watched):
+    """A client that can delete nothing."""
+
+    def delete_item(self, **arguments: Any) -> dict[str, Any]:
+        raise ReadTimeoutError(endpoint_url="http://127.0.0.1")
+
+
+async def test_a_large_turn_that_is_finished_while_it_is_read_is_not_missed(
+    moto_client: Any, clock: MovableClock, ann: IsolationKeys
+) -> None:
+    reading, secret = Interrupted(moto_client), own_secret()
+    reader = DynamoDBResponseStore(reading, engines.TABLE, secret=secret, clock=clock)
+    worker = DynamoDBResponseStore(moto_client, engines.TABLE, secret=secret, clock=clock)
+    begun = await begin(worker, ann, size=500_000)
+    opened = await worker.reopen(ann, begun.response.id)
+    assert opened is not None
+    branch = opened[1]
+
+    reading.then = lambda: asyncio.run(worker.save(ann, branch, finished(begun)))
+
+    assert await reader.get(ann, begun.response.id) == finished(begun)
+    assert reading.then is None
+
+
+class Interrupted(Watched):
+    """A client before whose next query something happens."""
+
+    then: Callable[[], None] | None = None
+
+    def query(self, **arguments: Any) -> dict[str, Any]:
+        if self.then is not None:
+            then, self.then = self.then, None
+            then()
+        return super().query(**arguments)

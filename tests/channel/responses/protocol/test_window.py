@@ -179,7 +179,7 @@ def test_what_is_sealed_is_read_again() -> None:
 
 
 def test_the_refusal_of_a_seal_tells_its_place_and_nothing_else() -> None:
-    error = not_ours(3)
+    error = not_ours("input[3]")
 
     assert (error.status, error.param, error.code) == (
         *(400, "input[3].encrypted_content"),
