@@ -18,7 +18,8 @@ def is_websocket_event(event: Any) -> bool:
     context = event.get("requestContext") if isinstance(event, dict) else None
     if not isinstance(context, dict) or not isinstance(context.get("connectionId"), str):
         return False
-    return context.get("eventType") in _KINDS
+    kind = context.get("eventType")
+    return isinstance(kind, str) and kind in _KINDS
 
 
 class WebSocketEvents:

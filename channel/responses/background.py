@@ -161,6 +161,7 @@ class BackgroundTurns:
         named = msgspec.convert(payload, _Named)
         keys, response_id = named.keys, named.response_id
         owner = self._new_token(8)
+        opened = await self._store.reopen(keys, response_id)  # a read that fails claims nothing
         run = await self._runs.claim(keys, response_id, owner, self._clock() + LEASE_S)
         if run is None:
             # A job that comes twice; or the first one crashed, which is told now at the latest.
@@ -168,7 +169,6 @@ class BackgroundTurns:
             if response is not None:
                 await self._tell(named, response, deadline)
             return
-        opened = await self._store.reopen(keys, response_id)
         if opened is None:
             await self._conclude(keys, response_id, Status.FAILED, _NOT_STARTED)
             return

@@ -55,6 +55,7 @@ class Entry(Struct):
     refusal: str = ""
     until: float = 0.0
     owner: str = ""
+    has_crashed: bool = False
 
 
 class Lane(Struct):
@@ -144,18 +145,18 @@ class ConnectionState(Struct):
         for _, name in sorted(ready)[: max(0, limits.in_flight - flying)]:
             entry = self.lanes[name].entries[0]
             entry.until = until
+            entry.has_crashed, entry.owner = entry.has_crashed or bool(entry.owner), ""
             called.append(Called(name, entry.name))
         return called
 
     def claim(self, frame: Called, owner: str, now: float, until: float) -> Claim:
         """Become the owner of a frame that was called."""
         entry = self._first(frame)
-        is_own = entry is not None and entry.owner in ("", owner)
-        if entry is None or not (is_own or entry.until < now):
+        if entry is None or (entry.owner not in ("", owner) and entry.until >= now):
             return Claim.REFUSED
-        claim = Claim.GRANTED if is_own else Claim.CRASHED
+        entry.has_crashed = entry.has_crashed or entry.owner not in ("", owner)
         entry.owner, entry.until = owner, until
-        return claim
+        return Claim.CRASHED if entry.has_crashed else Claim.GRANTED
 
     def renew(self, frame: Called, owner: str, until: float) -> bool:
         """Stay the owner of a frame; False where it is another's."""
@@ -254,7 +255,9 @@ class ConnectionState(Struct):
 
     def _drop_waiting(self, now: float) -> None:
         for lane in self.lanes.values():
-            del lane.entries[1 if _is_flying(lane, now) else 0 :]
+            first = lane.entries[:1] if _is_flying(lane, now) else []
+            refusals = [entry for entry in lane.entries[1:] if first and entry.refusal]
+            lane.entries = [*first, *refusals]
 
     def _entries(self) -> Iterator[Entry]:
         return (entry for lane in self.lanes.values() for entry in lane.entries)

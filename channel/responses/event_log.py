@@ -114,8 +114,7 @@ class EventLog:
 
     def _begin_write(self) -> None:
         self._timer = None
-        if not self._lock.locked():
-            self._write = asyncio.create_task(self.flush())
+        self._write = asyncio.create_task(self.flush())
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -8,7 +8,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from time import monotonic
 from typing import Any, Final, Protocol, TypeVar
 
@@ -240,15 +239,19 @@ class GatewayConnections:
     ) -> Ending:
         connection_id = job.connection_id
         watch = _Watch(self._connections, job, owner, self._clock, self._pause)
-        return await self._turns.run(
+        line = _Line(self._push, connection_id)
+        ending = await self._turns.run(
             connection.caller,
             frame,
             _LaneTurns(self._connections, connection_id, job.lane, connection.state),
-            partial(self._push.send, connection_id),
+            line.send,
             watch.receive,
             deadline=deadline,
             identifier=request_id.get() or None,
         )
+        if line.is_lost:  # which the gateway may not tell
+            await self._connections.close(connection_id)
+        return ending
 
     async def _settle(self, connection_id: str, called: Called, ending: Ending) -> None:
         async def settle(state: ConnectionState) -> tuple[list[bytes], list[Called], bool]:
@@ -317,6 +320,22 @@ class _LaneTurns:
             state.remember(self._lane, latest)
 
         await self._connections.change(self._connection_id, remember)
+
+
+class _Line:
+    """The way to one client, as long as it is there."""
+
+    def __init__(self, push: Push, connection_id: str) -> None:
+        self._push = push
+        self._connection_id = connection_id
+        self.is_lost = False
+
+    async def send(self, message: bytes) -> None:
+        try:
+            await self._push.send(self._connection_id, message)
+        except OSError:
+            self.is_lost = True
+            raise
 
 
 class _Watch:

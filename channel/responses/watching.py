@@ -52,7 +52,7 @@ class Watch:
                 if await self._must_stop():
                     return CANCELLED
             except StoreError:
-                continue  # the next look may tell; the lease outlasts two renewals that fail
+                continue  # the next look may tell; the lease outlasts a renewal that fails
 
     async def _must_stop(self) -> bool:
         now = _loop_time()

@@ -52,6 +52,14 @@ class Instance:
     async def delete(self, response_id: str, *, key: str = "key-alpha") -> Wire:
         return await request("DELETE", f"/v1/responses/{response_id}", key=key).run(self.app)
 
+    async def list_items(self, conversation_id: str) -> list[dict[str, Any]]:
+        """Return the first hundred items of a conversation, oldest first."""
+        path, query = f"/v1/conversations/{conversation_id}/items", "limit=100&order=asc"
+        reply = await request("GET", path, query=query, key="key-alpha").run(self.app)
+        assert reply.status == 200, reply.body
+        items: list[dict[str, Any]] = reply.json["data"]
+        return items
+
     async def begin(self, **fields: Any) -> dict[str, Any]:
         """Create a background response and return it as it was acknowledged."""
         reply = await self.post("/v1/responses", {"input": "hi", "background": True, **fields})

@@ -15,27 +15,34 @@ START_S = 30.0
 @contextmanager
 def running(**environ: str) -> Iterator[str]:
     """Start `lambda-responses run`; give its root URL once it is ready, and stop it at the end."""
+    with process(**environ) as (root, _):
+        yield root
+
+
+@contextmanager
+def process(**environ: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Start `lambda-responses run`; give its root URL, and the process, which a test may kill."""
     command = [sys.executable, "-c", "from handler.cli import main; main(['run'])"]
     with subprocess.Popen(
         command,
         env={"PORT": "0", "DEMO_DELAY_MS": "0", **environ},
         stdout=subprocess.PIPE,
         text=True,
-    ) as process:
+    ) as server:
         try:
-            root = _root_url(process)
+            root = _root_url(server)
             # It listens before it says so, and answers once its start-up is through.
             httpx.get(f"{root}/readiness", timeout=START_S).raise_for_status()
-            yield root
+            yield root, server
         finally:
-            process.terminate()
-            process.communicate(timeout=10)
+            server.terminate()
+            server.communicate(timeout=10)
 
 
-def _root_url(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
+def _root_url(server: subprocess.Popen[str]) -> str:
+    assert server.stdout is not None
     with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
+        selector.register(server.stdout, selectors.EVENT_READ)
         assert selector.select(START_S), "the server did not say where it listens"
-    first = process.stdout.readline()
+    first = server.stdout.readline()
     return first.rpartition(" ")[2].strip().removesuffix("/v1")

@@ -73,22 +73,22 @@ def dynalite() -> Iterator[Any]:
         pytest.skip(str(missing))
 
 
+@pytest.fixture(scope="module")
+def moto(connect: Connect) -> Iterator[Any]:
+    with connect() as client:
+        yield client
+
+
 @pytest.fixture(params=ENGINES)
-def stores(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
-    if request.param == "memory":
-        store = InMemoryResponseStore()
-        yield {
-            "store": store,
-            "runs": InMemoryRunStore(),
-            "conversations": InMemoryConversationStore(store),
-        }
-        return
-    if request.param == "moto":
-        connect: Connect = request.getfixturevalue("connect")
-        with connect() as client:
-            yield in_table(client)
-        return
-    yield in_table(request.getfixturevalue("dynalite"))
+def stores(request: pytest.FixtureRequest) -> dict[str, Any]:
+    if request.param != "memory":
+        return in_table(request.getfixturevalue(request.param))
+    store = InMemoryResponseStore()
+    return {
+        "store": store,
+        "runs": InMemoryRunStore(),
+        "conversations": InMemoryConversationStore(store),
+    }
 
 
 def in_table(client: Any) -> dict[str, Any]:

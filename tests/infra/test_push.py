@@ -70,7 +70,7 @@ async def test_a_message_that_may_not_have_arrived_ends_the_connection(
 ) -> None:
     api.answers = [*answers]
 
-    with pytest.raises(OSError):
+    with pytest.raises(ConnectionLostError):
         await push(api).send(ME, b"{}")
 
     assert (api.posts, api.closed) == ({}, [ME])

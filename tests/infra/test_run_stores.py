@@ -220,12 +220,16 @@ async def test_what_was_never_begun_is_unknown_and_no_call_makes_it(
 ) -> None:
     for _ in range(2):
         assert await store.look(ann, MINTED) is None
+        assert await store.look(ann, MINTED, is_strong=False) is None
         assert await store.claim(ann, MINTED, "me", clock.now + 45) is None
         assert await store.renew(ann, MINTED, "me", clock.now + 45) is None
         assert await store.request_cancel(ann, MINTED) is None
         assert await store.events(ann, MINTED, -1) == []
         assert await store.last_events(ann, MINTED) is None
         await store.forget(ann, MINTED)
+    await store.append(ann, MINTED, batch(0, 1), clock.now + 60)
+    assert await store.look(ann, MINTED) is None
+    assert await store.claim(ann, MINTED, "me", clock.now + 45) is None
 
 
 async def test_what_was_never_begun_leaves_no_row(
@@ -432,6 +436,18 @@ async def test_events_are_kept_for_longer_than_a_day_where_that_was_asked_for(
     await store.begin(ann, "another", Run(clock.now + 60))
 
     assert await store.events(ann, MINTED, -1) == [batch(0, 3)]
+
+
+async def test_memory_lets_go_of_what_has_been_over_for_a_day(
+    ann: IsolationKeys, clock: MovableClock, begun: Run
+) -> None:
+    store = InMemoryRunStore(clock=clock)
+    await store.begin(ann, MINTED, begun)
+    clock.now = begun.events_until + 24 * 3600 + 1
+
+    await store.begin(ann, "another", begun)
+
+    assert await store.look(ann, MINTED) is None
 
 
 async def test_a_run_that_was_forgotten_is_unknown(

@@ -201,6 +201,12 @@ def test_a_connection_ends_after_an_hour_when_what_is_in_flight_has_ended() -> N
     state.settle(Called("", "1"), DONE)
     assert state.call(3600.0, inf, LIMITS) == []
     assert not state.is_idle
+    told = state.arrive(frame("a"), "7", 3600.0, LIMITS)
+    assert (told.is_taken, told.told) == (False, None)
+    state.call(3600.0, inf, LIMITS)
+    assert [code(each) for each in state.settle(Called("a", "3"), DONE)] == [
+        "websocket_connection_limit_reached"
+    ]
     state.settle(Called("a", "3"), DONE)
     assert state.is_idle
     assert code(farewell(LIMITS)) == "websocket_connection_limit_reached"
@@ -288,9 +294,19 @@ def test_a_frame_whose_owner_is_gone_is_called_again_and_told_as_crashed() -> No
     state.claim(called, "me", 2.0, 30.0)
 
     assert state.call(31.0, 90.0, LIMITS) == [called]
-    assert state.claim(called, "you", 91.0, 120.0) is Claim.CRASHED
+    assert state.claim(called, "you", 32.0, 77.0) is Claim.CRASHED
+    assert state.claim(called, "you", 32.0, 77.0) is Claim.CRASHED, "a write that is repeated"
     assert not state.renew(called, "me", 130.0)
-    assert state.claim(called, "they", 92.0, 120.0) is Claim.REFUSED
+    assert state.claim(called, "they", 33.0, 78.0) is Claim.REFUSED
+
+
+def test_a_job_that_is_tried_again_tells_the_crash_of_the_one_before() -> None:
+    state = opened()
+    send(state, ("1", ""))
+    (called,) = state.call(1.0, 60.0, LIMITS)
+    state.claim(called, "me", 2.0, 30.0)
+
+    assert state.claim(called, "again", 31.0, 60.0) is Claim.CRASHED
 
 
 def test_a_job_that_comes_late_is_granted_and_one_of_a_frame_that_is_over_is_not() -> None:

@@ -1,6 +1,7 @@
 """The connections' rows, on both engines: what is kept, changed by one at a time, and forgotten."""
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -35,6 +36,13 @@ def client(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture
 def store(client: Any, clock: MovableClock) -> DynamoDBConnectionStore:
     return DynamoDBConnectionStore(client, engines.TABLE, clock=clock)
+
+
+@pytest.fixture
+def own_client(dynalite_endpoint: str, dynalite_client: Any) -> Iterator[Any]:
+    """Return a client that no other test sees, of the engine that has the table."""
+    with engines.connected(None, dynalite_endpoint) as client:
+        yield client
 
 
 @pytest.fixture
@@ -124,9 +132,9 @@ async def test_a_change_that_always_comes_too_late_is_given_up(
 
 @pytest.mark.parametrize("kind", ["timeout", "timeout_after_success", "throttle"])
 async def test_a_change_whose_write_seems_to_fail_happens_once(
-    dynalite_client: Any, me: str, kind: str
+    own_client: Any, me: str, kind: str
 ) -> None:
-    store = DynamoDBConnectionStore(dynalite_client, engines.TABLE)
+    store = DynamoDBConnectionStore(own_client, engines.TABLE)
     await store.open(me, opened())
     calls = 0
 
@@ -136,8 +144,8 @@ async def test_a_change_whose_write_seems_to_fail_happens_once(
         state.last_number += 1
         return calls
 
-    retry_at_once(dynalite_client)
-    with Fault(dynalite_client, kind, at=1):
+    retry_at_once(own_client)
+    with Fault(own_client, kind, at=1):
         changed = await store.change(me, count)
 
     kept = await store.load(me)
@@ -260,10 +268,10 @@ async def test_every_row_expires(store: DynamoDBConnectionStore, client: Any, me
     assert all("ttl" in item for item in items)
 
 
-async def test_what_a_frame_costs(dynalite_client: Any, me: str) -> None:
-    store = DynamoDBConnectionStore(dynalite_client, engines.TABLE)
+async def test_what_a_frame_costs(own_client: Any, me: str) -> None:
+    store = DynamoDBConnectionStore(own_client, engines.TABLE)
     await store.open(me, opened())
-    meter = Meter(dynalite_client)
+    meter = Meter(own_client)
 
     await store.change(me, arriving("1"))
     await store.load(me, is_strong=False)

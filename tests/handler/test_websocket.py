@@ -1,0 +1,693 @@
+"""API Gateway's WebSocket events, on a table, with a stand-in for the management API and jobs as tasks."""
+
+import asyncio
+import base64
+import json
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+
+from channel.agent import Turn
+from channel.deadline import TimeLeft
+from channel.host import AgentHost
+from channel.ports import Job, StoreError, random_hex
+from channel.responses.channel import ResponsesChannel
+from channel.responses.connection import Limits
+from channel.responses.gateway import CALL_S, FRAME, Gateway
+from channel.responses.watching import LEASE_S
+from handler.embedded import make_atomic
+from handler.websocket import WebSocketEvents, is_websocket_event
+from infra.dynamodb import keys
+from infra.dynamodb.client import Table, create_table
+from infra.dynamodb.connections import DynamoDBConnectionStore
+from infra.dynamodb.store import DynamoDBResponseStore
+from infra.push import ManagementPush, make_management_client
+from tests.channel.asgi import KEYS, get
+from tests.channel.responses.test_websocket import Held, echo, missing
+from tests.channel.websocket import TERMINAL, text_of
+from tests.infra import engines
+from tests.infra.conftest import MovableClock
+from tests.infra.management import ManagementApi, management_api
+from tests.infra.turns import noise, own_secret
+
+
+pytestmark = pytest.mark.anyio
+
+
+class Context:
+    """What is used of Lambda's context."""
+
+    aws_request_id = "8e6b5a2c-invocation"
+
+
+class Jobs:
+    """Jobs as tasks, which may be held back, come twice, or not be taken at all."""
+
+    def __init__(self) -> None:
+        self.run: Callable[[dict[str, Any], Any], Any] | None = None
+        self.started: list[Job] = []
+        self.held: list[Job] = []
+        self.is_holding = False
+        self.is_failing = False
+        self.copies = 1
+        self.deadline: Any = None
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self, job: Job, /) -> None:
+        if self.is_failing:
+            raise StoreError("secret")
+        self.started.append(job)
+        if self.is_holding:
+            self.held.append(job)
+            return
+        for _ in range(self.copies):
+            self.begin(job)
+
+    def begin(self, job: Job) -> "asyncio.Task[None]":
+        assert self.run is not None
+        # As it comes out of Lambda: JSON.
+        payload = json.loads(json.dumps(job.payload))
+        task = asyncio.create_task(self.run(payload, self.deadline))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+    async def ended(self) -> None:
+        async with asyncio.timeout(20):
+            while self.tasks:
+                await asyncio.gather(*self.tasks)
+
+
+class Door:
+    """A deployed app behind a WebSocket API; `connect` opens connections of clients."""
+
+    def __init__(self, agent: Any, client: Any, api: ManagementApi, **options: Any) -> None:
+        self.api = api
+        self.jobs = Jobs()
+        self.clock = options.pop("clock", MovableClock())
+        self.pauses: asyncio.Queue[asyncio.Event] = asyncio.Queue()
+        self.connections = DynamoDBConnectionStore(client, engines.TABLE, clock=self.clock)
+        push = ManagementPush(partial(make_management_client, None, api.endpoint))
+        channel = ResponsesChannel(
+            store=DynamoDBResponseStore(client, engines.TABLE, secret=own_secret()),
+            gateway=Gateway(self.connections, push),
+            jobs=self.jobs,
+            clock=self.clock,
+            keepalive_s=0,
+            **options,
+        )
+        self.host = AgentHost(agent, channels=[channel], authenticator=KEYS)
+        self.jobs.run = self.host.jobs[FRAME]
+        assert self.host.sockets is not None
+        self.events = WebSocketEvents(self.host.sockets, KEYS)
+        self._read: dict[str, asyncio.Queue[dict[str, Any]]] = defaultdict(asyncio.Queue)
+        loop = asyncio.get_running_loop()
+
+        def note(connection_id: str, data: bytes) -> None:
+            message = json.loads(data)
+            loop.call_soon_threadsafe(self._read[connection_id].put_nowait, message)
+
+        api.on_post = note
+
+    async def invoke(self, kind: str, connection_id: str, **fields: Any) -> dict[str, Any]:
+        event = {
+            "requestContext": {
+                "routeKey": "$default" if kind == "MESSAGE" else f"${kind.lower()}",
+                "eventType": kind,
+                "connectionId": connection_id,
+                "domainName": "abc.execute-api.eu-west-1.amazonaws.com",
+                "stage": "responses",
+            },
+            "isBase64Encoded": False,
+            **fields,
+        }
+        assert is_websocket_event(event)
+        return await self.events(event, Context())
+
+    async def connect(self, key: str = "key-alpha") -> "Client":
+        client = Client(self, f"{random_hex(8)}=")
+        headers = {"Authorization": f"Bearer {key}", "Host": "abc"}
+        answer = await self.invoke("CONNECT", client.id, headers=headers)
+        assert answer == {"statusCode": 200}
+        return client
+
+
+class Client:
+    """One client of a WebSocket API."""
+
+    def __init__(self, door: Door, connection_id: str) -> None:
+        self.door = door
+        self.id = connection_id
+
+    async def say(self, text: str) -> None:
+        assert await self.door.invoke("MESSAGE", self.id, body=text) == {"statusCode": 200}
+
+    async def create(self, **fields: Any) -> None:
+        await self.say(json.dumps({"type": "response.create", "input": "hi", **fields}))
+
+    async def leave(self) -> None:
+        await self.door.invoke("DISCONNECT", self.id)
+
+    async def read(self) -> dict[str, Any]:
+        async with asyncio.timeout(20):
+            return await self.door._read[self.id].get()
+
+    async def until_end(self, lane: str | None = None) -> list[dict[str, Any]]:
+        messages: list[dict[str, Any]] = []
+        while not messages or messages[-1]["type"] not in TERMINAL:
+            messages.append(await self.read())
+            assert messages[-1].get("stream_id") == lane, messages[-1]
+        return messages
+
+    async def turn(self, **fields: Any) -> dict[str, Any]:
+        await self.create(**fields)
+        return (await self.until_end(fields.get("stream_id")))[-1]
+
+    async def response(self, **fields: Any) -> dict[str, Any]:
+        ending = await self.turn(**fields)
+        assert ending["type"] == "response.completed", ending
+        response: dict[str, Any] = ending["response"]
+        return response
+
+    async def rows(self) -> list[str]:
+        table = self.door.connections._table
+        items = await table.query(keys.connection_partition(self.id), is_strong=True)
+        return [item["sk"]["S"] for item in items]
+
+
+@pytest.fixture
+def api() -> Iterator[ManagementApi]:
+    with management_api() as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def table() -> Iterator[Any]:
+    from moto import mock_aws  # noqa: PLC0415 - slow to import
+
+    make_atomic()
+    with mock_aws(), engines.connected("eu-west-1", None) as client:
+        create_table(client, engines.TABLE)
+        yield client
+
+
+@pytest.fixture
+async def door(table: Any, api: ManagementApi) -> AsyncIterator[Door]:
+    made = Door(echo, table, api)
+    yield made
+    await made.jobs.ended()
+
+
+# Which events
+
+
+@pytest.mark.parametrize(
+    ("event", "is_one"),
+    [
+        ({"requestContext": {"eventType": "CONNECT", "connectionId": "a"}}, True),
+        ({"requestContext": {"eventType": "MESSAGE", "connectionId": "a"}, "body": "{}"}, True),
+        ({"requestContext": {"eventType": "DISCONNECT", "connectionId": "a"}}, True),
+        ({"requestContext": {"eventType": "OTHER", "connectionId": "a"}}, False),
+        ({"requestContext": {"eventType": "MESSAGE"}}, False),
+        ({"requestContext": {"eventType": "MESSAGE", "connectionId": 7}}, False),
+        ({"requestContext": {"eventType": ["MESSAGE"], "connectionId": "a"}}, False),
+        ({"requestContext": {"http": {"method": "GET"}}, "version": "2.0"}, False),
+        ({"requestContext": "x"}, False),
+        ({"kind": FRAME, "payload": {}}, False),
+        ([], False),
+        (None, False),
+    ],
+)
+def test_the_events_of_a_websocket_api_are_told_from_others(event: Any, is_one: bool) -> None:
+    assert is_websocket_event(event) is is_one
+
+
+# Opening
+
+
+async def test_a_connection_is_its_callers(door: Door) -> None:
+    client = await door.connect("key-alpha")
+
+    kept = await door.connections.load(client.id)
+    assert kept is not None
+    assert (kept.caller.principal.name, kept.caller.keys.user_key) == ("alpha", "alpha")
+
+
+async def test_a_delegate_names_its_user_as_it_connects(door: Door) -> None:
+    headers = {
+        "Authorization": ["Bearer key-agency"],
+        "X-Agent-User-Isolation-Key": ["ann"],
+        "X-Agent-Chat-Isolation-Key": ["chat"],
+    }
+    assert (await door.invoke("CONNECT", "c1", multiValueHeaders=headers))["statusCode"] == 200
+
+    kept = await door.connections.load("c1")
+    assert kept is not None
+    assert (kept.caller.keys.user_key, kept.caller.keys.chat_key) == ("agency/ann", "chat")
+    await door.invoke("DISCONNECT", "c1")
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "code"),
+    [
+        ({}, 401, "invalid_api_key"),
+        ({"headers": None}, 401, "invalid_api_key"),
+        ({"headers": {"authorization": "Bearer wrong"}}, 401, "invalid_api_key"),
+        (
+            {"multiValueHeaders": {"Authorization": ["Bearer key-alpha", "Bearer key-beta"]}},
+            400,
+            "duplicate_header",
+        ),
+    ],
+)
+async def test_a_connection_without_a_good_key_is_refused(
+    door: Door, given: dict[str, Any], status: int, code: str
+) -> None:
+    answer = await door.invoke("CONNECT", "c2", **given)
+
+    assert answer["statusCode"] == status
+    assert json.loads(answer["body"])["error"]["code"] == code
+    assert await door.connections.load("c2") is None
+
+
+async def test_a_table_that_fails_is_told_without_a_secret(door: Door, fragile: "Fragile") -> None:
+    door.connections._table = Table(fragile, engines.TABLE)
+    headers = {"authorization": "Bearer key-alpha"}
+
+    answer = await door.invoke("CONNECT", "c3", headers=headers)
+
+    assert answer["statusCode"] == 503
+    assert "secret" not in answer["body"]
+
+
+# Turns
+
+
+async def test_a_frame_is_answered_at_once_and_its_events_are_pushed(door: Door) -> None:
+    client = await door.connect()
+    await client.create(metadata={"a": "b"})
+    events = await client.until_end()
+
+    assert [event["type"].removeprefix("response.") for event in events] == [
+        *("created", "in_progress", "output_item.added", "content_part.added", "output_text.delta"),
+        *("output_text.done", "content_part.done", "output_item.done", "completed"),
+    ]
+    assert [event["sequence_number"] for event in events] == [*range(9)]
+    assert events[-1]["response"]["metadata"] == {"a": "b"}
+    assert [job.kind for job in door.jobs.started] == [FRAME]
+
+
+async def test_a_conversation_goes_on_by_its_ids_and_is_there_over_http(door: Door) -> None:
+    client = await door.connect()
+    first = await client.response(input="one")
+    second = await client.response(input="two", previous_response_id=first["id"])
+
+    assert text_of(second) == "two after 2"
+    assert (await get(door.host.app, f"/v1/responses/{second['id']}")).json == second
+
+
+async def test_turns_of_a_lane_follow_each_other_across_invocations(
+    table: Any, api: ManagementApi
+) -> None:
+    held = Held()
+    door = Door(held, table, api)
+    client = await door.connect()
+    for text in ("one", "two", "three"):
+        await client.create(input=text)
+    endings: list[list[dict[str, Any]]] = []
+    for text in ("one", "two", "three"):
+        await held.has_begun(text)
+        assert held.begun.empty()
+        held.let_go(text)
+        endings.append(await client.until_end())
+    await door.jobs.ended()
+
+    assert [ending[-1]["type"] for ending in endings] == ["response.completed"] * 3
+    assert len(door.jobs.started) == 3
+    assert await client.rows() == [keys.ONLY_ROW], "frames that waited are forgotten"
+
+
+async def test_lanes_run_at_the_same_time(table: Any, api: ManagementApi) -> None:
+    held = Held()
+    door = Door(held, table, api)
+    client = await door.connect()
+    for lane in ("a", "b"):
+        await client.create(input=lane, stream_id=lane)
+    await held.has_begun("a", "b")
+    held.let_go("b")
+    held.let_go("a")
+    seen = [await client.read() for _ in range(20)]
+    await door.jobs.ended()
+
+    assert {message["stream_id"] for message in seen} == {"a", "b"}
+    for lane in ("a", "b"):
+        numbers = [each["sequence_number"] for each in seen if each["stream_id"] == lane]
+        assert numbers == [*range(10)]
+
+
+async def test_responses_that_are_not_stored_are_continued_across_invocations(door: Door) -> None:
+    client = await door.connect()
+    first = await client.response(input="one", store=False)
+    second = await client.response(input="two", store=False, previous_response_id=first["id"])
+    third = await client.response(input="three", previous_response_id=second["id"])
+    items = await get(door.host.app, f"/v1/responses/{third['id']}/input_items")
+
+    assert [text_of(each) for each in (first, second, third)] == [
+        *("one after 0", "two after 2", "three after 4")
+    ]
+    assert len(items.json["data"]) == 5
+    assert await client.turn(previous_response_id=second["id"]) == missing(second["id"])
+    assert (await get(door.host.app, f"/v1/responses/{second['id']}")).status == 404
+
+
+async def test_a_foreign_connections_chain_is_unknown(door: Door) -> None:
+    one, two, beta = (
+        await door.connect(),
+        await door.connect(),
+        await door.connect("key-beta"),
+    )
+    local = await one.response(store=False)
+    unknown = "resp_" + "0" * 52
+
+    assert await two.turn(previous_response_id=local["id"]) == missing(local["id"])
+    assert await beta.turn(previous_response_id=local["id"]) == missing(local["id"])
+    assert await two.turn(previous_response_id=unknown) == missing(unknown)
+    assert text_of(await one.response(previous_response_id=local["id"])) == "hi after 2"
+
+
+async def test_a_continuation_that_is_refused_evicts_what_it_continued(door: Door) -> None:
+    client = await door.connect()
+    first = await client.response(store=False)
+    fork = await client.turn(previous_response_id=first["id"], temperature=9, stream_id="a")
+    output = {"type": "function_call_output", "call_id": "call_x", "output": "?"}
+    told = await client.turn(previous_response_id=first["id"], input=[output])
+    again = await client.turn(previous_response_id=first["id"])
+
+    assert (fork["type"], fork["stream_id"]) == ("error", "a")
+    assert (told["type"], told["error"]["param"]) == ("error", "input")
+    assert again == missing(first["id"])
+
+
+async def test_a_warm_up_can_be_continued(door: Door) -> None:
+    client = await door.connect()
+    warm = await client.response(generate=False, store=False)
+
+    assert warm["output"] == []
+    assert text_of(await client.response(previous_response_id=warm["id"])) == "hi after 1"
+
+
+async def test_a_turn_that_runs_out_of_time_is_told(table: Any, api: ManagementApi) -> None:
+    held = Held()
+    door = Door(held, table, api)
+    door.jobs.deadline = TimeLeft(0.2, 1.0).since(asyncio.get_running_loop().time())
+    client = await door.connect()
+    ending = await client.turn(input="one")
+    await door.jobs.ended()
+
+    assert ending["type"] == "response.failed"
+    assert "ran out of time" in ending["response"]["error"]["message"]
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"body": "no JSON"}, "invalid_json"),
+        ({"body": ""}, "invalid_json"),
+        ({"body": None}, "invalid_json"),
+        ({"body": "[]"}, "invalid_type"),
+        ({"body": "x" * (128 * 1024 + 1)}, "request_too_large"),
+        (
+            {"body": base64.b64encode(b"{}").decode(), "isBase64Encoded": True},
+            "invalid_frame",
+        ),
+    ],
+    ids=["malformed", "empty", "absent", "no object", "too large", "binary"],
+)
+async def test_a_bad_frame_is_refused_and_the_turn_in_flight_is_not_disturbed(
+    table: Any, api: ManagementApi, fields: dict[str, Any], code: str
+) -> None:
+    held = Held()
+    door = Door(held, table, api)
+    client = await door.connect()
+    await client.create(input="one")
+    await held.has_begun("one")
+    assert await door.invoke("MESSAGE", client.id, **fields) == {"statusCode": 200}
+    held.let_go("one")
+    first, told = await client.until_end(), await client.read()
+    await client.create(input="two")
+    await held.has_begun("two")
+    held.let_go("two")
+    second = await client.until_end()
+    await door.jobs.ended()
+
+    assert first[-1]["type"] == second[-1]["type"] == "response.completed"
+    assert (told["type"], told["error"]["code"]) == ("error", code)
+
+
+async def test_frames_that_come_too_fast_are_refused(table: Any, api: ManagementApi) -> None:
+    limits = Limits(burst=2, frames_per_s=0.001)
+    door = Door(echo, table, api, websocket_limits=limits)
+    client = await door.connect()
+    endings = [await client.turn() for _ in range(3)]
+
+    assert [ending["type"] for ending in endings] == [*["response.completed"] * 2, "error"]
+    assert (endings[2]["status"], endings[2]["error"]["code"]) == (429, "rate_limit_exceeded")
+
+
+async def test_an_event_that_cannot_be_carried_is_told_and_its_response_can_be_retrieved(
+    table: Any, api: ManagementApi
+) -> None:
+    async def agent(turn: Turn) -> AsyncIterator[str]:
+        for number in range(4):
+            yield noise(50_000, number)
+
+    door = Door(agent, table, api)
+    client = await door.connect()
+    await client.create()
+    events = await client.until_end()
+    response_id = events[0]["response"]["id"]
+    whole = (await get(door.host.app, f"/v1/responses/{response_id}")).json
+    await client.create(previous_response_id=response_id)
+    assert (await client.until_end())[0]["type"] == "response.created"
+
+    assert [event["type"] for event in events[-5:]] == [
+        *["response.output_text.delta"] * 4,
+        "error",
+    ]
+    assert events[-1]["error"]["code"] == "event_too_large"
+    assert response_id in events[-1]["error"]["message"]
+    assert (whole["status"], len(text_of(whole))) == ("completed", 200_000)
+    assert max(len(post) for post in api.posts[client.id]) <= 128 * 1024
+
+
+# Leaving
+
+
+async def test_a_client_that_leaves_takes_all_that_was_only_its_connections(door: Door) -> None:
+    client = await door.connect()
+    await client.response(store=False)
+    await door.jobs.ended()
+    assert len(await client.rows()) == 2
+
+    await client.leave()
+
+    assert await client.rows() == []
+
+
+async def test_a_client_that_leaves_in_the_middle_of_a_turn_cuts_it(
+    table: Any, api: ManagementApi
+) -> None:
+    held = Held()
+    door = Door(held, table, api)
+    client = await door.connect()
+    await client.create(input="one")
+    await held.has_begun("one")
+    response_id = (await client.read())["response"]["id"]
+
+    await client.leave()
+    await door.jobs.ended()
+
+    assert held.cancelled == ["one"]
+    kept = (await get(door.host.app, f"/v1/responses/{response_id}")).json
+    assert (kept["status"], text_of(kept)) == ("cancelled", "so far")
+    assert await client.rows() == []
+
+
+async def test_a_client_that_is_found_to_be_gone_cuts_the_turn(
+    table: Any, api: ManagementApi
+) -> None:
+    held = Held()
+    door = Door(held, table, api)
+    client = await door.connect()
+    await client.create(input="one")
+    await held.has_begun("one")
+    response_id = (await client.read())["response"]["id"]
+
+    api.gone.add(client.id)
+    held.let_go("one")
+    await door.jobs.ended()
+
+    kept = (await get(door.host.app, f"/v1/responses/{response_id}")).json
+    assert kept["status"] in ("cancelled", "completed")
+    assert await client.rows() == [], "nobody will say that it was closed"
+
+
+async def test_a_frame_of_a_connection_that_is_not_known_closes_it(
+    door: Door, api: ManagementApi
+) -> None:
+    await Client(door, "nobody").create()
+
+    assert (api.closed, api.posts, door.jobs.started) == (["nobody"], {}, [])
+
+
+async def test_a_connection_ends_after_an_hour(table: Any, api: ManagementApi) -> None:
+    clock, held = MovableClock(), Held()
+    door = Door(held, table, api, clock=clock)
+    client = await door.connect()
+    clock.now += 3599
+    await client.create(input="one")
+    await client.create(input="two")
+    await held.has_begun("one")
+    clock.now += 1
+    await client.create(input="three")
+    assert api.closed == []
+    held.let_go("one")
+    first = (await client.until_end())[-1]
+    told = [await client.read(), await client.read()]
+    await door.jobs.ended()
+
+    assert first["type"] == "response.completed"
+    assert {each["error"]["code"] for each in told} == {"websocket_connection_limit_reached"}
+    assert api.closed == [client.id]
+    assert len(door.jobs.started) == 1
+
+
+async def test_an_idle_connection_whose_hour_is_over_is_told_at_its_next_frame(
+    table: Any, api: ManagementApi
+) -> None:
+    clock = MovableClock()
+    door = Door(echo, table, api, clock=clock)
+    client = await door.connect()
+    clock.now += 3600
+    told = await client.turn()
+
+    assert told["error"]["code"] == "websocket_connection_limit_reached"
+    assert (api.closed, door.jobs.started) == ([client.id], [])
+
+
+# Jobs that come twice, late, or never
+
+
+async def test_a_job_that_comes_twice_runs_the_turn_once(table: Any, api: ManagementApi) -> None:
+    calls: list[str] = []
+
+    async def agent(turn: Turn) -> AsyncIterator[str]:
+        calls.append(turn.text)
+        yield "ok"
+
+    door = Door(agent, table, api)
+    door.jobs.copies = 3
+    client = await door.connect()
+    await client.response()
+    await door.jobs.ended()
+    for job in door.jobs.started:
+        await door.jobs.begin(job)
+
+    assert calls == ["hi"]
+
+
+async def test_a_job_that_cannot_be_started_is_told_and_the_lane_goes_on(
+    table: Any, api: ManagementApi
+) -> None:
+    door = Door(echo, table, api)
+    client = await door.connect()
+    door.jobs.is_failing = True
+    told = await client.turn()
+    door.jobs.is_failing = False
+
+    assert (told["status"], told["error"]["code"]) == (503, "service_unavailable")
+    assert "secret" not in str(told)
+    assert text_of(await client.response()) == "hi after 0"
+    await door.jobs.ended()
+
+
+async def test_a_turn_whose_server_is_gone_is_told_and_not_run_again(
+    table: Any, api: ManagementApi
+) -> None:
+    clock, held = MovableClock(), Held()
+    door = Door(held, table, api, clock=clock)
+    client = await door.connect()
+    await client.create(input="one")
+    await held.has_begun("one")
+    (task,) = door.jobs.tasks
+    for _ in range(5):  # up to where it waits
+        await client.read()
+    door.jobs.tasks.discard(task)  # it does nothing more, as if its process had ended
+    clock.now += LEASE_S + 1
+
+    await client.create(input="two")
+    told = await client.read()
+    await held.has_begun("two")
+    held.let_go("two")
+    second = await client.until_end()
+    await door.jobs.ended()
+
+    task.cancel()
+    await asyncio.wait({task})
+
+    assert (told["type"], told["status"]) == ("error", 500)
+    assert "gone" in told["error"]["message"]
+    assert second[-1]["type"] == "response.completed"
+
+
+async def test_a_job_that_was_never_run_is_started_again(table: Any, api: ManagementApi) -> None:
+    clock = MovableClock()
+    door = Door(echo, table, api, clock=clock)
+    client = await door.connect()
+    door.jobs.is_holding = True
+    await client.create(input="one")
+    await client.create(input="two")
+    door.jobs.is_holding = False
+    clock.now += CALL_S + 1
+    await client.create(input="three")
+    told = (await client.until_end())[-1]
+    second, third = await client.until_end(), await client.until_end()
+    await door.jobs.ended()
+
+    assert (told["status"], told["type"]) == (500, "error"), "its frame was lost with its job"
+    assert text_of(second[-1]["response"]) == "two after 0"
+    assert text_of(third[-1]["response"]) == "three after 0"
+
+
+class Fragile:
+    """A client of a table that cannot be reached."""
+
+    def __getattr__(self, name: str) -> Any:
+        def fail(**_: Any) -> Any:
+            from botocore.exceptions import EndpointConnectionError  # noqa: PLC0415 - slow
+
+            raise EndpointConnectionError(endpoint_url="http://secret")
+
+        return fail
+
+
+@pytest.fixture
+def fragile() -> Fragile:
+    return Fragile()
+
+
+async def test_a_table_that_fails_is_told_to_the_client(door: Door, fragile: Fragile) -> None:
+    client = await door.connect()
+    whole = door.connections._table
+    door.connections._table = Table(fragile, engines.TABLE)
+    told = await client.turn(stream_id="a")
+    door.connections._table = whole
+
+    assert (told["status"], told["stream_id"]) == (503, "a")
+    assert text_of(await client.response()) == "hi after 0"
