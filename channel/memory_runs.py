@@ -71,9 +71,10 @@ class InMemoryRunStore:
             kept.batches[batch.last] = batch
 
     async def events(
-        self, keys: IsolationKeys, response_id: str, after: int, /
+        self, keys: IsolationKeys, response_id: str, after: int, /, *, is_strong: bool = False
     ) -> Sequence[EventBatch]:
         """Return the batches that hold events after that number."""
+        del is_strong  # memory has one state
         kept = self._kept.get((keys, response_id))
         if kept is None or kept.run.events_until < self._clock():
             return []

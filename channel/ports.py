@@ -199,9 +199,12 @@ class RunStore(Protocol):
         ...
 
     async def events(
-        self, keys: IsolationKeys, response_id: str, after: int, /
+        self, keys: IsolationKeys, response_id: str, after: int, /, *, is_strong: bool = False
     ) -> Sequence[EventBatch]:
-        """Return the batches that hold events after that number, in order and without gaps."""
+        """Return the batches that hold events after that number, in order and without gaps.
+
+        Without `is_strong`, the last ones may be missing that came just now, at half the price.
+        """
         ...
 
     async def last_events(self, keys: IsolationKeys, response_id: str, /) -> EventBatch | None:

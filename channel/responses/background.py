@@ -61,7 +61,7 @@ from channel.responses.protocol.response import Response, ResponseFailure, Statu
 from channel.responses.protocol.salvage import salvaged
 from channel.responses.protocol.stream import queue
 from channel.responses.run import facts_of
-from channel.responses.watching import LEASE_S, Pause, Watch, first_of
+from channel.responses.watching import LEASE_S, Heartbeat, Pause, Watch, first_of
 from channel.responses.webhooks import Webhooks
 
 
@@ -180,11 +180,12 @@ class BackgroundTurns:
         if run.events_until:
             append = partial(self._runs.append, keys, response_id)
             observer = EventLog(lambda batch: append(batch, run.events_until))
-        watch = Watch(self._runs, keys, response_id, owner, self._clock, pause=self._pause)
+        watch = Watch(self._runs, keys, response_id, owner, pause=self._pause)
+        heartbeat = Heartbeat(partial(self._renew, keys, response_id, owner))
         started_at = monotonic()
         id_token, keys_token = request_id.set(named.request_id), set_current_isolation_keys(keys)
         try:
-            with suppress(ClientGoneError):
+            with heartbeat, suppress(ClientGoneError):
                 await turn.run(observer, watch.receive)
             if self._telemetry is not None:
                 outcome = str(turn.response.status)
@@ -267,10 +268,11 @@ class BackgroundTurns:
             if prepared.hold is not None:
                 await prepared.hold.release()
             raise
-        watch = Watch(
-            self._runs, keys, response_id, owner, self._clock, renews=False, pause=self._pause
-        )
+        watch = Watch(self._runs, keys, response_id, owner, pause=self._pause)
         return first_of(receive, watch.receive)
+
+    async def _renew(self, keys: IsolationKeys, response_id: str, owner: str) -> None:
+        await self._runs.renew(keys, response_id, owner, self._clock() + LEASE_S)
 
     async def look(self, keys: IsolationKeys, response_id: str) -> Response | None:
         """Return the response as it is now; one whose worker is gone has failed."""
@@ -319,6 +321,9 @@ class BackgroundTurns:
         prepared = self._reopened(turn, branch)
         if prepared.hold is not None:
             await prepared.hold.release()
+        if why is not None:
+            with suppress(StoreError):  # a worker that is only late has nothing more to do
+                await self._runs.request_cancel(keys, response_id)
         principal = prepared.asked.caller.principal.name
         await self._have_told(_Named(response_id, keys, request_id.get(), principal))
         return response

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from channel.faults import log_fault
-from channel.ports import EventBatch, StoreError
+from channel.ports import EventBatch
 from channel.responses.protocol.events import StreamEvent
 
 
@@ -73,7 +73,7 @@ class EventLog:
                 self._events = [*events, *self._events]
                 self._first = first
                 self._size = sum(map(len, self._events))
-                if not isinstance(error, StoreError):
+                if not isinstance(error, Exception):
                     raise
                 log_fault(_LOG, "events not stored", error)
             finally:

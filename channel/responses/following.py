@@ -152,7 +152,8 @@ class Follower:
         if not response.status.is_terminal:
             return []
         last = await self._runs.last_events(keys, response_id)
-        left = _after(await self._runs.events(keys, response_id, after), after)
+        # Strongly consistent, as the last ones were read: nothing of the tail may be missing.
+        left = _after(await self._runs.events(keys, response_id, after, is_strong=True), after)
         if last is not None and _typed(last.events[-1]).type in _ENDINGS:
             return left or None
         # Whoever ended the turn was not the one who wrote its events.

@@ -84,7 +84,7 @@ class FrameTurns:
                 facts = facts_of(turn, outcome, started_at, is_stream=True)
                 self._telemetry.turn_finished(facts)
         has_failed = turn.response.status not in (Status.COMPLETED, Status.INCOMPLETE)
-        is_local = not turn.response.store
+        is_local = not turn.response.store and prepared.hold is None  # or a conversation has it
         return Ending(has_failed, is_local, frame.previous_response_id)
 
 

@@ -190,7 +190,12 @@ class GatewayConnections:
             previous = frame.previous_response_id if frame else None
             ending = Ending(has_failed=True, previous_response_id=previous)
         else:
-            ending = await self._run(job, frame, connection, owner, deadline)
+            try:
+                ending = await self._run(job, frame, connection, owner, deadline)
+            except asyncio.CancelledError:
+                # Its time is over, and it was told so: those after it need not wait for its lease.
+                await self._settle(job.connection_id, called, Ending(has_failed=True))
+                raise
         await self._settle(job.connection_id, called, ending)
 
     async def _receive(self, connection_id: str, data: str | bytes) -> None:

@@ -8,8 +8,8 @@ no timer.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from math import inf
 from time import monotonic
 from typing import Any, Final
@@ -154,7 +154,11 @@ class TurnRun:
         observer.on_gone = companion.lose_client
         try:
             await self._run(observer, companion)
-            await observer.close()
+            if self._deadline is None:
+                await observer.close()
+            else:
+                with self._short_calls():
+                    await observer.close()
         finally:
             # The two know each other; the collector should have no work with what is done.
             observer.on_gone = None
@@ -314,13 +318,22 @@ class TurnRun:
         release, self._release = self._release, None
         if release is None:
             return
-        deadline = self._deadline
-        is_late = deadline is not None and monotonic() >= deadline.ends_at
-        token = call_limit_s.set(deadline.call_s if deadline and is_late else None)
         try:
-            await release()
+            with self._short_calls():
+                await release()
         except StoreError as error:  # what it holds runs out by itself
             log_fault(_LOG, "turn not released", error)
+
+    @contextmanager
+    def _short_calls(self) -> Iterator[None]:
+        """Let calls of a store be short where the time of the turn is over."""
+        deadline = self._deadline
+        if deadline is None or monotonic() < deadline.ends_at:
+            yield
+            return
+        token = call_limit_s.set(deadline.call_s)
+        try:
+            yield
         finally:
             call_limit_s.reset(token)
 
@@ -348,15 +361,12 @@ class TurnRun:
         if self._deadline is None:
             await keeping
             return
-        is_late = now >= self._deadline.ends_at
-        token = call_limit_s.set(self._deadline.call_s if is_late else None)
         try:
-            async with asyncio.timeout_at(until):
-                await keeping
+            with self._short_calls():
+                async with asyncio.timeout_at(until):
+                    await keeping
         except TimeoutError as error:
             raise StoreError("The time for a save ran out.") from error
-        finally:
-            call_limit_s.reset(token)
 
     async def _kept_beside(self, save: Save, observer: Observer, until: float) -> None:
         """Store the turn while what is ready is written: a client that reads slowly delays nothing."""

@@ -1,13 +1,16 @@
 """Watching a run of one's own: its lease is renewed, and the turn is told when it was cancelled."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from threading import Event, Thread
+from typing import Any, Final, Self
 
 from starlette.types import Message, Receive
 
+from channel.faults import log_fault
 from channel.isolation import IsolationKeys
-from channel.ports import Clock, RunStore, StoreError
+from channel.ports import RunStore, StoreError
 from channel.responses.companion import CANCELLED
 
 
@@ -16,6 +19,8 @@ LEASE_S: Final = 45.0
 RENEWAL_S: Final = 15.0
 LOOK_S: Final = 1.5
 """Seconds between two looks at whether the turn shall stop: it notices within two."""
+
+_LOG: Final = logging.getLogger(__name__)
 
 Pause = Callable[[float], Awaitable[Any]]
 
@@ -29,40 +34,51 @@ class Watch:
         keys: IsolationKeys,
         response_id: str,
         owner: str,
-        clock: Clock,
         *,
-        renews: bool = True,
         pause: Pause = asyncio.sleep,
     ) -> None:
-        """Watch the run of a response; without `renews`, its lease is for good from the start."""
+        """Watch the run of a response."""
         self._runs = runs
         self._keys = keys
         self._response_id = response_id
         self._owner = owner
-        self._clock = clock
-        self._renews = renews
         self._pause = pause
-        self._renewed_at = _loop_time()
 
     async def receive(self) -> Message:
         """Return when the turn was cancelled, or is another's."""
         while True:
             await self._pause(LOOK_S)
             try:
-                if await self._must_stop():
-                    return CANCELLED
+                run = await self._runs.look(self._keys, self._response_id)
             except StoreError:
-                continue  # the next look may tell; the lease outlasts a renewal that fails
+                continue  # the next look may tell
+            if run is None or run.is_cancelled or run.owner != self._owner:
+                return CANCELLED
 
-    async def _must_stop(self) -> bool:
-        now = _loop_time()
-        if self._renews and now - self._renewed_at >= RENEWAL_S:
-            until = self._clock() + LEASE_S
-            run = await self._runs.renew(self._keys, self._response_id, self._owner, until)
-            self._renewed_at = now  # a lease counts from before it was asked for
-        else:
-            run = await self._runs.look(self._keys, self._response_id)
-        return run is None or run.is_cancelled or run.owner != self._owner
+
+class Heartbeat:
+    """Renews a lease from a thread while its context lasts, also where an agent blocks the loop."""
+
+    def __init__(self, renew: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """`renew` is run in a loop of its own, `RENEWAL_S` after it was run before."""
+        self._renew = renew
+        self._is_over = Event()
+
+    def __enter__(self) -> Self:
+        """Begin; the lease was taken just now."""
+        Thread(target=self._beat, name="heartbeat", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End; a renewal that has begun is left to itself."""
+        self._is_over.set()
+
+    def _beat(self) -> None:
+        while not self._is_over.wait(RENEWAL_S):
+            try:
+                asyncio.run(self._renew())
+            except Exception as error:  # noqa: BLE001 - the next one may succeed; the lease outlasts two
+                log_fault(_LOG, "lease not renewed", error)
 
 
 def first_of(receive: Receive, other: Receive) -> Receive:
@@ -80,7 +96,3 @@ def first_of(receive: Receive, other: Receive) -> Receive:
         return first.result()
 
     return either
-
-
-def _loop_time() -> float:
-    return asyncio.get_running_loop().time()

@@ -131,11 +131,11 @@ class DynamoDBRunStore:
         await self._table.put(head)
 
     async def events(
-        self, isolation: IsolationKeys, response_id: str, after: int, /
+        self, isolation: IsolationKeys, response_id: str, after: int, /, *, is_strong: bool = False
     ) -> Sequence[EventBatch]:
         """Return the batches that hold events after that number: 0.5 RRU for each 4 KB of them."""
         partition = await self._partition(isolation, response_id)
-        batches, is_whole = await self._read(partition, after, is_strong=False)
+        batches, is_whole = await self._read(partition, after, is_strong=is_strong)
         if not is_whole:
             batches, _ = await self._read(partition, after, is_strong=True)
         return batches

@@ -1,7 +1,9 @@
 """Watching a run of one's own: what stops a turn, what renews its lease, and which of two is first."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
+from threading import Event
 
 import pytest
 from anyio.lowlevel import checkpoint
@@ -11,7 +13,7 @@ from channel.isolation import IsolationKeys
 from channel.memory_runs import InMemoryRunStore
 from channel.ports import Run, StoreError
 from channel.responses.companion import CANCELLED
-from channel.responses.watching import LEASE_S, LOOK_S, RENEWAL_S, Watch, first_of
+from channel.responses.watching import LEASE_S, LOOK_S, RENEWAL_S, Heartbeat, Watch, first_of
 from tests.channel.responses.still import StillLoop, still_loop
 
 
@@ -21,8 +23,6 @@ ANN = IsolationKeys("ann")
 RESPONSE_ID = "resp_1"
 START = 1_800_000_000.0
 GONE: Message = {"type": "http.disconnect"}
-A_RENEWAL = ["look"] * (int(RENEWAL_S / LOOK_S) - 1) + ["renew"]
-"""What is asked until a lease was renewed."""
 
 
 class EnoughError(Exception):
@@ -104,11 +104,11 @@ def time(runs: Runs) -> Time:
     return Time(runs)
 
 
-async def watching(runs: Runs, time: Time, *, renews: bool = True) -> Watch:
+async def watching(runs: Runs, time: Time) -> Watch:
     """Return a watch of a run that was claimed by `me` just now."""
     await runs.kept.begin(ANN, RESPONSE_ID, Run(START + LEASE_S))
     await runs.kept.claim(ANN, RESPONSE_ID, "me", START + LEASE_S)
-    return Watch(runs, ANN, RESPONSE_ID, "me", lambda: runs.now, renews=renews, pause=time.pause)
+    return Watch(runs, ANN, RESPONSE_ID, "me", pause=time.pause)
 
 
 async def lease(runs: Runs) -> float:
@@ -139,35 +139,7 @@ async def test_a_run_that_was_cancelled_before_is_stopped_at_the_first_look(
     assert runs.asked == ["look", "look"]
 
 
-async def test_a_lease_is_renewed_when_that_is_due_and_not_sooner(runs: Runs, time: Time) -> None:
-    watch = await watching(runs, time)
-
-    time.lets(len(A_RENEWAL) - 1)
-    with pytest.raises(EnoughError):
-        await watch.receive()
-    assert await lease(runs) == START + LEASE_S
-    time.lets(1)
-    with pytest.raises(EnoughError):
-        await watch.receive()
-    assert await lease(runs) == START + RENEWAL_S + LEASE_S
-    time.lets(2 * len(A_RENEWAL))
-    with pytest.raises(EnoughError):
-        await watch.receive()
-
-    assert runs.asked == A_RENEWAL * 3
-    assert await lease(runs) == START + 3 * RENEWAL_S + LEASE_S
-
-
-async def test_a_renewal_sees_a_cancellation_too(runs: Runs, time: Time) -> None:
-    watch = await watching(runs, time)
-    time.then(len(A_RENEWAL), lambda: runs.kept.request_cancel(ANN, RESPONSE_ID))
-
-    assert await watch.receive() == CANCELLED
-
-    assert runs.asked == A_RENEWAL
-
-
-@pytest.mark.parametrize("pause", [2, len(A_RENEWAL)])
+@pytest.mark.parametrize("pause", [1, 2, 10])
 async def test_a_run_that_is_anothers_meanwhile_is_stopped(
     runs: Runs, time: Time, pause: int
 ) -> None:
@@ -181,7 +153,7 @@ async def test_a_run_that_is_anothers_meanwhile_is_stopped(
     assert await lease(runs) == START + 99
 
 
-@pytest.mark.parametrize("pause", [2, len(A_RENEWAL)])
+@pytest.mark.parametrize("pause", [1, 2, 10])
 async def test_a_run_that_was_forgotten_is_stopped(runs: Runs, time: Time, pause: int) -> None:
     watch = await watching(runs, time)
     time.then(pause, lambda: runs.kept.forget(ANN, RESPONSE_ID))
@@ -199,18 +171,6 @@ async def test_looks_that_fail_stop_nothing(runs: Runs, time: Time) -> None:
     assert await watch.receive() == CANCELLED
 
     assert runs.asked == ["look"] * 6
-
-
-async def test_a_renewal_that_fails_is_tried_again_at_every_look(runs: Runs, time: Time) -> None:
-    watch = await watching(runs, time)
-    runs.failures, runs.failing = 2, {"renew"}
-
-    time.lets(len(A_RENEWAL) + 3)
-    with pytest.raises(EnoughError):
-        await watch.receive()
-
-    assert runs.asked == [*A_RENEWAL, "renew", "renew", "look"]
-    assert await lease(runs) == START + RENEWAL_S + 2 * LOOK_S + LEASE_S
 
 
 async def test_a_lease_outlasts_a_renewal_that_fails_with_all_its_attempts() -> None:
@@ -233,14 +193,62 @@ async def test_an_error_that_is_not_the_stores_is_raised(runs: Runs, time: Time)
         await watch.receive()
 
 
-async def test_a_lease_for_good_is_not_renewed(runs: Runs, time: Time) -> None:
-    watch = await watching(runs, time, renews=False)
-    time.then(50, lambda: runs.kept.request_cancel(ANN, RESPONSE_ID))
+# The heartbeat
 
-    assert await watch.receive() == CANCELLED
 
-    assert runs.asked == ["look"] * 50
-    assert await lease(runs) == START + LEASE_S
+class Renewals:
+    """Counts renewals, of which some fail."""
+
+    def __init__(self, failures: int = 0) -> None:
+        self.count = 0
+        self.reached = Event()
+        self._failures = failures
+
+    async def __call__(self) -> None:
+        self.count += 1
+        if self.count > 3:
+            self.reached.set()
+        if self.count <= self._failures:
+            msg = "secret"
+            raise StoreError(msg)
+
+
+def test_a_lease_is_renewed_also_while_an_agent_blocks_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("channel.responses.watching.RENEWAL_S", 0.001)
+    renewals = Renewals()
+
+    async def block() -> None:
+        with Heartbeat(renewals):
+            assert renewals.reached.wait(5)  # as an agent would that never awaits
+
+    asyncio.run(block())
+
+
+def test_a_renewal_that_fails_is_logged_by_its_kind_and_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("channel.responses.watching.RENEWAL_S", 0.001)
+    renewals = Renewals(failures=2)
+
+    with Heartbeat(renewals):
+        assert renewals.reached.wait(5)
+
+    assert "lease not renewed" in caplog.text
+    assert "secret" not in caplog.text
+
+
+def test_a_heartbeat_ends_with_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("channel.responses.watching.RENEWAL_S", 0.001)
+    renewals = Renewals()
+    with Heartbeat(renewals):
+        assert renewals.reached.wait(5)
+
+    for thread in threading.enumerate():
+        if thread.name == "heartbeat":
+            thread.join(5)
+    assert "heartbeat" not in [thread.name for thread in threading.enumerate()]
 
 
 # The first of two

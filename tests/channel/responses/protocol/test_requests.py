@@ -109,9 +109,48 @@ def test_unknown_fields_are_ignored() -> None:
     assert parsed(background_options={"a": 1}, image=[], moderation="x", **{"": 0}) == parsed()
 
 
-@pytest.mark.parametrize("empty", [{"conversation": ""}, {"prompt": {}}, {"conversation": {}}])
+@pytest.mark.parametrize("empty", [{"prompt": {}}])
 def test_empty_unsupported_fields_do_no_harm(empty: dict[str, Any]) -> None:
     assert parsed(**empty) == {**parsed(), **empty}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("conv_1", "conv_1"), ({"id": "conv_1", "more": 1}, "conv_1"), ("", ""), (None, None)],
+)
+def test_a_conversation_is_named_or_an_object_with_its_name(
+    given: Any, expected: str | None
+) -> None:
+    request, _ = parse(json.dumps({"input": "hi", "conversation": given}).encode())
+
+    assert request.conversation_id == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "param", "code"),
+    [
+        (3, "conversation", "invalid_type"),
+        (["conv_1"], "conversation", "invalid_type"),
+        ({"id": 3}, "conversation.id", "invalid_type"),
+        ({}, "conversation.id", "missing_required_parameter"),
+    ],
+)
+def test_a_conversation_that_is_named_wrongly_is_refused(given: Any, param: str, code: str) -> None:
+    error = refused_fields(conversation=given)
+
+    assert (error.status, error.param, error.code) == (400, param, code)
+
+
+def test_a_conversation_needs_no_input_and_excludes_a_previous_response() -> None:
+    _, items = parse(b'{"conversation":"conv_1"}')
+    error = refused_fields(conversation={"id": "conv_1"}, previous_response_id="resp_1")
+
+    assert items == []
+    assert (error.status, error.param, error.code) == (
+        400,
+        "previous_response_id",
+        "mutually_exclusive_parameters",
+    )
 
 
 def test_a_previous_response_needs_no_input() -> None:
@@ -385,7 +424,7 @@ def test_a_missing_field_is_refused_by_its_name(fields: dict[str, Any], param: s
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("conversation", "conv_1"), ("prompt", {"id": "pmpt_1"})],
+    [("prompt", {"id": "pmpt_1"})],
 )
 def test_what_is_not_supported_is_said(name: str, value: Any) -> None:
     error = refused_fields(**{name: value})
