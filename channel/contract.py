@@ -135,6 +135,9 @@ def checked_hook_result(hook: object, result: Any, kind: type[_Result]) -> _Resu
 class Sockets(Protocol):
     """Serves WebSocket connections that a gateway holds: what happens to one is told by its id."""
 
+    jobs: Mapping[str, JobHandler]
+    """What runs the jobs that they start, by kind."""
+
     async def open(self, connection_id: str, caller: Caller, /) -> None:
         """Take a new connection of an authenticated caller; raises `StoreError`."""
         ...

@@ -1,7 +1,7 @@
 """API Gateway's WebSocket events: a connection opens, says something, closes. Each is one invocation."""
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Final
 
 from channel.auth import Authenticator, authenticated
@@ -23,15 +23,23 @@ def is_websocket_event(event: Any) -> bool:
 
 
 class WebSocketEvents:
-    """Answers the events of one WebSocket API; what its clients read is pushed, and not the answer."""
+    """A worker (`handler.mount`) for the events of a WebSocket API; what its clients read is pushed."""
 
-    def __init__(self, sockets: Sockets, authenticator: Authenticator) -> None:
-        """Take who serves the connections, and who knows the keys."""
+    def __init__(
+        self,
+        sockets: Sockets,
+        authenticator: Authenticator,
+        otherwise: Callable[..., Awaitable[Any]],
+    ) -> None:
+        """Take who serves the connections, who knows the keys, and the worker for all other events."""
         self._sockets = sockets
         self._authenticator = authenticator
+        self._otherwise = otherwise
 
-    async def __call__(self, event: Mapping[str, Any], context: Any) -> dict[str, Any]:
+    async def __call__(self, event: Any, context: Any) -> Any:
         """Return what API Gateway is told: another status than 200 refuses a connection."""
+        if not is_websocket_event(event):
+            return await self._otherwise(event, context)
         token = request_id.set(getattr(context, "aws_request_id", ""))
         about = event["requestContext"]
         try:

@@ -18,22 +18,20 @@ from channel.contract import (
     ChannelResponseHook,
     ChannelRunHook,
     ChannelStreamTransformHook,
+    Sockets,
 )
 from channel.conversations import ConversationStore
 from channel.http import JSONReply
-from channel.jobs import TaskJobs
+from channel.jobs import JobHandler, TaskJobs
 from channel.memory import InMemoryResponseStore
 from channel.memory_conversations import InMemoryConversationStore
 from channel.memory_idempotency import InMemoryIdempotencyStore
 from channel.memory_runs import InMemoryRunStore
 from channel.ports import Clock, Jobs, ResponseStore, RunStore, Sealer, Telemetry
 from channel.responses.background import BACKGROUND, ENDED, BackgroundTurns
-from channel.responses.connection import Limits
 from channel.responses.conversations import Conversations
 from channel.responses.creating import Create, Resumed, Streams
 from channel.responses.following import Follower, Position
-from channel.responses.frame_turns import FrameTurns
-from channel.responses.gateway import FRAME, Gateway, GatewayConnections
 from channel.responses.idempotency import Idempotency, IdempotencyStore
 from channel.responses.models import Models
 from channel.responses.operations import (
@@ -44,8 +42,8 @@ from channel.responses.operations import (
 from channel.responses.paging import asked_page
 from channel.responses.protocol.shapes import checked
 from channel.responses.run import TurnHooks
+from channel.responses.sockets import Limits, MakeSockets, WebSocketEndpoint
 from channel.responses.webhooks import Webhooks
-from channel.responses.websocket import ResponsesWebSocket
 from channel.responses.window_routes import window_routes
 from channel.sealing import process_sealer
 
@@ -100,7 +98,7 @@ class ResponsesChannel:
         conversations: ConversationStore | None = None,
         sealer: Sealer | None = None,
         websocket_limits: Limits | None = None,
-        gateway: Gateway | None = None,
+        gateway: MakeSockets | None = None,
     ) -> None:
         """Take the owner's decisions."""
         unknown = sorted(set(allowed_options) - OPTION_NAMES)
@@ -168,12 +166,11 @@ class ResponsesChannel:
         )
         stored = _Stored(operations, background, streams)
         models = Models(self._options.model, self._created, operations.windows.limit)
-        turns = FrameTurns(operations, self._telemetry)
-        websocket = ResponsesWebSocket(turns, self._websocket_limits)
-        jobs = {BACKGROUND: background.run, ENDED: background.tell}
+        websocket = WebSocketEndpoint(operations, self._websocket_limits, self._telemetry)
+        jobs: dict[str, JobHandler] = {BACKGROUND: background.run, ENDED: background.tell}
         sockets = self._sockets(operations, self._jobs or tasks)
         if sockets is not None:
-            jobs[FRAME] = sockets.run
+            jobs |= sockets.jobs
         tasks.handlers |= jobs
         one = "/responses/{response_id}"
         return ChannelContribution(
@@ -193,14 +190,11 @@ class ResponsesChannel:
             sockets=sockets,
         )
 
-    def _sockets(self, operations: ResponseOperations, jobs: Jobs) -> GatewayConnections | None:
+    def _sockets(self, operations: ResponseOperations, jobs: Jobs) -> Sockets | None:
         if self._gateway is None:
             return None
-        turns = FrameTurns(
-            operations, self._telemetry, max_message_bytes=self._gateway.push.max_bytes
-        )
-        limits = self._websocket_limits
-        return GatewayConnections(turns, self._gateway, jobs, self._clock, limits=limits)
+        limits, telemetry = self._websocket_limits, self._telemetry
+        return self._gateway(operations, jobs, self._clock, limits, telemetry)
 
 
 class _Stored:

@@ -10,33 +10,12 @@ it. The state is a value, so that a server may hold it in memory, and invocation
 
 from collections.abc import Iterable, Iterator
 from enum import Enum, auto
-from typing import Final
 
 from msgspec import Struct, field
 
-from channel.http import MAX_BODY_BYTES
 from channel.responses.frames import DEFAULT_LANE, Frame, Refusal, error_message, refusal
 from channel.responses.protocol.errors import RequestError
-
-
-MB: Final = 1024 * 1024
-
-
-class Limits(Struct, frozen=True, kw_only=True):
-    """What one connection may do; the first three are OpenAI's."""
-
-    connection_s: float = 3600.0
-    named_lanes: int = 32
-    in_flight: int = 16
-    frame_bytes: int = MAX_BODY_BYTES
-    frames_per_s: float = 16.0
-    burst: int = 64
-    waiting: int = 64
-    waiting_bytes: int = 12 * MB
-    chain_bytes: int = 32 * MB
-    """The longest chain of local turns that is kept in memory; what is longer cannot be continued."""
-    refusals: int = 32
-    """Refusals that wait for the turns before them; more are told at once, out of their turn."""
+from channel.responses.sockets import Limits
 
 
 class Latest(Struct, frozen=True):

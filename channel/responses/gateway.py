@@ -6,7 +6,7 @@ frame whose turn it is runs as a job of its own; when it has ended, its job star
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Any, Final, Protocol, TypeVar
@@ -20,19 +20,30 @@ from channel.auth import Caller
 from channel.deadline import Deadline
 from channel.faults import log_fault
 from channel.http import request_id
-from channel.ports import Clock, Job, Jobs, NewToken, StoredTurn, StoreError, random_hex
+from channel.jobs import JobHandler
+from channel.ports import (
+    Clock,
+    Job,
+    Jobs,
+    NewToken,
+    StoredTurn,
+    StoreError,
+    Telemetry,
+    random_hex,
+)
 from channel.responses.connection import (
     Called,
     Claim,
     ConnectionState,
     Ending,
     Latest,
-    Limits,
     farewell,
 )
 from channel.responses.frame_turns import FrameTurns
 from channel.responses.frames import Frame, error_message, fault_message, read
 from channel.responses.local_turns import CONTINUABLE, LocalChain
+from channel.responses.operations import ResponseOperations
+from channel.responses.sockets import Limits
 from channel.responses.watching import LEASE_S, LOOK_S, RENEWAL_S, Pause
 
 
@@ -126,6 +137,18 @@ class Gateway(Struct, frozen=True):
     connections: ConnectionStore
     push: Push
 
+    def __call__(
+        self,
+        operations: ResponseOperations,
+        jobs: Jobs,
+        clock: Clock,
+        limits: Limits,
+        telemetry: Telemetry | None,
+    ) -> "GatewayConnections":
+        """Return what serves them (`channel.responses.sockets.MakeSockets`)."""
+        turns = FrameTurns(operations, telemetry, max_message_bytes=self.push.max_bytes)
+        return GatewayConnections(turns, self, jobs, clock, limits=limits)
+
 
 class GatewayConnections:
     """Serves the connections of one gateway, from any invocation."""
@@ -151,6 +174,7 @@ class GatewayConnections:
         self._limits = replace(limits, frame_bytes=min(limits.frame_bytes, self._push.max_bytes))
         self._new_token = new_token
         self._pause = pause
+        self.jobs: Mapping[str, JobHandler] = {FRAME: self.run}
 
     async def open(self, connection_id: str, caller: Caller, /) -> None:
         """Take a new connection of an authenticated caller; raises `StoreError`."""

@@ -11,42 +11,31 @@ from typing import Any, Final
 from starlette.types import Message, Receive, Scope, Send
 
 from channel.auth import Caller, caller_of
-from channel.responses.connection import Called, ConnectionState, Limits, farewell
+from channel.responses.connection import Called, ConnectionState, farewell
 from channel.responses.frame_turns import FrameTurns
 from channel.responses.frames import Frame, read
-from channel.responses.local_turns import LocalMemory
+from channel.responses.local_memory import LocalMemory
+from channel.responses.sockets import Limits
 
 
-_DRAIN_S: Final = 5.0
 _GOING_AWAY: Final = 1001
 """The close code of a connection whose time is over: clients open another one."""
 _LATER_S: Final = 0.05  # or else a timer might come before its time
-_NO_LIMITS: Final = Limits()
 
 
 class ResponsesWebSocket:
     """Serves connections whose upgrade was authenticated (`channel.auth`)."""
 
-    def __init__(self, turns: FrameTurns, limits: Limits = _NO_LIMITS) -> None:
+    def __init__(self, turns: FrameTurns, limits: Limits) -> None:
         """Run the turns of all connections by `turns`."""
         self._turns = turns
         self._limits = limits
-        self._running: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection until it is closed, by either side."""
         await receive()  # "websocket.connect"
         await send({"type": "websocket.accept"})
-        connection = _Connection(self._turns, self._limits, caller_of(scope), send)
-        task = asyncio.create_task(connection.serve(receive))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        await task
-
-    async def drain(self) -> None:
-        """Let the turns that a stopping server has cut store what they are."""
-        if self._running:
-            await asyncio.wait(self._running, timeout=_DRAIN_S)
+        await _Connection(self._turns, self._limits, caller_of(scope), send).serve(receive)
 
 
 class _Connection:

@@ -23,13 +23,13 @@ from channel.conversations import (
     UnknownCursorError,
 )
 from channel.isolation import IsolationKeys
-from channel.ports import Branch, Clock, NewToken, StoredTurn, random_hex
+from channel.ports import Branch, Clock, NewToken, StoredTurn, StoreError, random_hex
 from channel.responses.protocol import ids
 from channel.responses.protocol.items import Item
 from infra.dynamodb import codec, keys, rows, turns
 from infra.dynamodb.client import Client, ConditionFailedError, Table, both, together
-from infra.dynamodb.entries import Entries, EntryAt, extend
-from infra.dynamodb.rows import AttributeValues, TurnRow
+from infra.dynamodb.entries import Cursor, Entries, EntryAt, extend
+from infra.dynamodb.rows import AttributeValues
 from infra.dynamodb.secret import TenantSecret
 from infra.dynamodb.store import MONTH_S
 
@@ -52,12 +52,13 @@ class _At(Struct, frozen=True):
     partition: str
     name: str
 
-    def entry(self, body: str) -> EntryAt | None:
-        """Return where the entry of a body is, or None where it is none of this conversation."""
-        entry = keys.parse_body(body)
-        if not isinstance(entry, keys.Entry) or entry.thread != self.name:
+    def cursor(self, item_id: str) -> Cursor | None:
+        """Return where an item is by its id, or None where it is none of this conversation."""
+        place = ids.item_place(item_id)
+        entry = keys.parse_body(place.body) if place else None
+        if place is None or not isinstance(entry, keys.Entry) or entry.thread != self.name:
             return None
-        return EntryAt(self.partition, entry)
+        return Cursor(entry, item_id, place.position)
 
 
 class DynamoDBConversationStore:
@@ -179,14 +180,13 @@ class DynamoDBConversationStore:
         at = await self._find(isolation, conversation_id)
         if at is None:
             return None
-        place = ids.item_place(after) if after else None
-        cursor = at.entry(place.body) if place else None
+        cursor = at.cursor(after) if after else None
         if after and cursor is None:
             if await self._read(at):
                 raise UnknownCursorError
             return None
         conversation, found = await both(
-            self._read(at), self._page(at, limit, order, cursor, after)
+            self._read(at), self._entries.page(at.partition, at.name, limit, order, cursor)
         )
         if conversation is None:
             return None
@@ -199,18 +199,17 @@ class DynamoDBConversationStore:
     ) -> Item | None:
         """Return one item: 1 RRU for the conversation, and 1 for each 4 KB of the item's entry."""
         found = await self._item(isolation, conversation_id, item_id)
-        return found[2] if found else None
+        return found[3] if found else None
 
     async def delete_item(
         self, isolation: IsolationKeys, conversation_id: str, item_id: str, /
     ) -> Conversation | None:
         """Delete one item: the reads of `item`, and 1 WRU for each KB of the item's entry."""
         found = await self._item(isolation, conversation_id, item_id)
-        place = ids.item_place(item_id)
-        if found is None or place is None:
+        if found is None:
             return None
-        conversation, entry_at, _ = found
-        await self._entries.mark_deleted(entry_at, place.position)
+        conversation, entry_at, index, _ = found
+        await self._entries.mark_deleted(entry_at, index)
         return conversation
 
     async def turns(
@@ -221,7 +220,7 @@ class DynamoDBConversationStore:
         if at is None:
             return None
         conversation, history = await both(self._read(at), self._entries.all(at.partition, at.name))
-        return history.turns if conversation and history else None
+        return history.turns if conversation else None
 
     async def enter(
         self, isolation: IsolationKeys, conversation_id: str, owner: str, until: float, /
@@ -239,10 +238,9 @@ class DynamoDBConversationStore:
         try:
             history = await self._entries.all(at.partition, at.name)
         except BaseException:
-            await self._unlock(at, owner)
+            with suppress(StoreError):
+                await self._unlock(at, owner)
             raise
-        if history is None:
-            return None
         place = keys.EntryPlace(keys.new_entry(at.name, number, self._new_token), owner, until)
         return Branch(place.node.body, history.turns, place)
 
@@ -321,57 +319,24 @@ class DynamoDBConversationStore:
 
     async def _item(
         self, isolation: IsolationKeys, conversation_id: str, item_id: str
-    ) -> tuple[Conversation, EntryAt, Item] | None:
+    ) -> tuple[Conversation, EntryAt, int, Item] | None:
         at = await self._find(isolation, conversation_id)
-        place = ids.item_place(item_id)
-        entry_at = at.entry(place.body) if at and place else None
-        if at is None or entry_at is None:
+        cursor = at.cursor(item_id) if at else None
+        if at is None or cursor is None:
             return None
         conversation, kept = await both(
             self._read(at),
-            turns.read(self._table, at.partition, entry_at.entry, self._clock()),
+            turns.read(self._table, at.partition, cursor.entry, self._clock()),
         )
         if conversation is None or kept is None:
             return None
         row, turn = kept
-        item = entries.find(entry_at.entry.body, turn, row.deleted, item_id)
-        return (conversation, entry_at, item) if item else None
-
-    async def _page(
-        self, at: _At, limit: int, order: str, cursor: EntryAt | None, after: str | None
-    ) -> ItemPage | None:
-        """Return a page; None where the entry of the cursor is missing, or never had that item."""
-        first_key = cursor.entry.sort_key if cursor else ""
-        is_forward = order == "asc"
-        between = (
-            keys.entry_range(first=first_key) if is_forward else keys.entry_range(last=first_key)
+        item = entries.find(cursor.entry.body, turn, row.deleted, item_id)
+        return (
+            (conversation, EntryAt(at.partition, cursor.entry), cursor.index, item)
+            if item
+            else None
         )
-        items: list[Item] = []
-        behind: str | None = None
-        while True:
-            # Most entries have two items or more; one more than the page has tells that there are more.
-            wanted = (limit - len(items)) // 2 + 2
-            read, behind = await self._table.page(
-                at.partition, between, wanted, after=behind, is_forward=is_forward
-            )
-            found = [*map(rows.parse_turn, read)]
-            if cursor and not _has_been_listed(found, first_key):
-                return None
-            for row, turn in await self._listed(at, found):
-                body = keys.entry_in(at.name, row.sort_key).body
-                behind_item = after if row.sort_key == first_key else None
-                shown = entries.visible(body, turn, row.deleted, order=order, after=behind_item)
-                if shown is None:
-                    return None
-                items += shown
-            cursor = None
-            if len(items) > limit or behind is None:
-                return ItemPage(items[:limit], len(items) > limit)
-
-    async def _listed(self, at: _At, found: Sequence[TurnRow]) -> list[tuple[TurnRow, StoredTurn]]:
-        counted = [row for row in found if row.status in rows.CONTINUABLE]
-        whole = await turns.read_all(self._table, at.partition, at.name, counted)
-        return [*zip(counted, whole, strict=True)]
 
     async def _let_expire(self, at: _At) -> None:
         """Give the rows that have no expiry one, newest first.
@@ -400,12 +365,6 @@ class DynamoDBConversationStore:
                 values={":ttl": rows.seconds(self._clock() + self._retention_s)},
                 names={"#ttl": "ttl"},
             )
-
-
-def _has_been_listed(found: Sequence[TurnRow], sort_key: str) -> bool:
-    """Return whether the rows begin with that of an entry whose items are, or were, in the list."""
-    counted = {*rows.CONTINUABLE, rows.DELETED}
-    return bool(found) and found[0].sort_key == sort_key and found[0].status in counted
 
 
 def _conversation(name: str, item: AttributeValues) -> Conversation:

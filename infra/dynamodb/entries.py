@@ -11,14 +11,16 @@ from typing import Final
 from msgspec import Struct
 
 from channel import entries
-from channel.conversations import LockLostError
+from channel.conversations import ItemPage, LockLostError
 from channel.ports import Clock, StoredTurn, UnfinishedError
+from channel.responses.protocol.items import Item
 from infra.dynamodb import keys, rows, turns
 from infra.dynamodb.client import ConditionFailedError, Table
 from infra.dynamodb.rows import TurnRow
 
 
 _SAVE_S: Final = 10.0
+_MAX_READ: Final = 100
 
 
 class EntryAt(Struct, frozen=True):
@@ -35,6 +37,14 @@ class History(Struct, frozen=True):
     rows: tuple[TurnRow, ...] = ()
 
 
+class Cursor(Struct, frozen=True):
+    """An item of an entry: a page begins behind it."""
+
+    entry: keys.Entry
+    item_id: str
+    index: int
+
+
 class Entries:
     """The entries of all conversations of a table."""
 
@@ -43,7 +53,7 @@ class Entries:
         self._table = table
         self._clock = clock
 
-    async def all(self, partition: str, thread: str) -> History | None:
+    async def all(self, partition: str, thread: str) -> History:
         """Return the history that is the whole conversation."""
         items = await self._table.query(partition, keys.entry_range(), is_strong=True)
         return await self._history(partition, thread, [*map(rows.parse_turn, items)])
@@ -71,10 +81,37 @@ class Entries:
         if not read or not self._is_response(read[-1]):
             return None
         history = await self._history(at.partition, at.entry.thread, read[:-1])
-        if history is None:
-            return None
         own = await turns.read_all(self._table, at.partition, at.entry.thread, read[-1:])
         return History((*history.turns, *own), (*history.rows, read[-1]))
+
+    async def page(
+        self, partition: str, thread: str, limit: int, order: str, cursor: Cursor | None
+    ) -> ItemPage | None:
+        """Return items in order; None where the entry of the cursor is missing, or never had its item."""
+        is_forward = order == "asc"
+        key = cursor.entry.sort_key if cursor else ""
+        between = keys.entry_range(first=key) if is_forward else keys.entry_range(last=key)
+        items: list[Item] = []
+        behind: str | None = None
+        # Most entries have two items or more; one more than the page has tells that there are more.
+        wanted = limit // 2 + 2
+        while True:
+            read, behind = await self._table.page(
+                partition, between, wanted, after=behind, is_forward=is_forward
+            )
+            found = [*map(rows.parse_turn, read)]
+            if cursor and not (found and found[0].sort_key == key and _was_listed(found[0])):
+                return None
+            for row, turn in await self._listed(partition, thread, found):
+                body = keys.entry_in(thread, row.sort_key).body
+                after = cursor.item_id if cursor and row.sort_key == key else None
+                shown = entries.visible(body, turn, row.deleted, order=order, after=after)
+                if shown is None:
+                    return None
+                items += shown
+            cursor, wanted = None, min(2 * wanted, _MAX_READ)
+            if len(items) > limit or behind is None:
+                return ItemPage(items[:limit], len(items) > limit)
 
     async def hide(self, at: EntryAt) -> bool:
         """Delete the response of an entry, but not its items; False where there is none."""
@@ -120,26 +157,31 @@ class Entries:
             raise LockLostError("The lock of a conversation ran out, and another has it.")
 
     async def _read_to(self, at: EntryAt) -> list[TurnRow]:
-        """Return the rows up to that of an entry, or none where that is missing or has expired."""
+        """Return the rows up to that of an entry, or none where that is missing, or any has expired."""
         between = keys.entry_range(last=at.entry.sort_key)
         items = await self._table.query(at.partition, between, is_strong=True)
         read = [*map(rows.parse_turn, items)]
         if not read or read[-1].sort_key != at.entry.sort_key:
             return []
-        return read if read[-1].expires_at >= self._clock() else []
+        now = self._clock()
+        is_whole = all(row.expires_at >= now for row in (*rows.counted(read), read[-1]))
+        return read if is_whole else []
 
-    async def _history(
-        self, partition: str, thread: str, read: Sequence[TurnRow]
-    ) -> History | None:
-        counted = rows.history_of(read, self._clock())
-        if counted is None:
-            return None
-        whole = await turns.read_all(self._table, partition, thread, counted)
+    async def _history(self, partition: str, thread: str, read: Sequence[TurnRow]) -> History:
+        listed = await self._listed(partition, thread, read)
         left = [
             entries.remaining(keys.entry_in(thread, row.sort_key).body, turn, row.deleted)
-            for row, turn in zip(counted, whole, strict=True)
+            for row, turn in listed
         ]
-        return History(tuple(left), tuple(counted))
+        return History(tuple(left), tuple([row for row, _ in listed]))
+
+    async def _listed(
+        self, partition: str, thread: str, read: Sequence[TurnRow]
+    ) -> list[tuple[TurnRow, StoredTurn]]:
+        """Return those of the rows whose items are in the conversation, with their turns."""
+        counted = rows.counted(read)
+        whole = await turns.read_all(self._table, partition, thread, counted)
+        return [*zip(counted, whole, strict=True)]
 
     def _is_response(self, row: TurnRow) -> bool:
         return row.is_readable(self._clock()) and not row.is_hidden
@@ -148,6 +190,10 @@ class Entries:
         is_in_conversation = row.status in rows.CONTINUABLE and len(row.deleted) < row.items
         if row.is_hidden and not is_in_conversation:
             await turns.erase(self._table, partition, row)
+
+
+def _was_listed(row: TurnRow) -> bool:
+    return row.status in rows.CONTINUABLE or row.status == rows.DELETED
 
 
 async def extend(table: Table, partition: str, owner: str, until: float) -> bool:

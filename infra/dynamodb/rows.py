@@ -202,10 +202,9 @@ def seconds(time: float) -> AttributeValues:
     return {"N": str(ceil(time))}
 
 
-def history_of(entries: Iterable[TurnRow], now: float) -> list[TurnRow] | None:
-    """Return the entries whose items are in their conversation; None where one of them has expired."""
-    counted = [row for row in entries if row.status in CONTINUABLE]
-    return counted if all(row.expires_at >= now for row in counted) else None
+def counted(entries: Iterable[TurnRow]) -> list[TurnRow]:
+    """Return the entries whose items are in their conversation."""
+    return [row for row in entries if row.status in CONTINUABLE]
 
 
 class Refusal(Enum):

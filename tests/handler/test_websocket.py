@@ -15,11 +15,13 @@ from channel.deadline import TimeLeft
 from channel.host import AgentHost
 from channel.ports import Job, StoreError, random_hex
 from channel.responses.channel import ResponsesChannel
-from channel.responses.connection import Limits
 from channel.responses.gateway import CALL_S, FRAME, Gateway
+from channel.responses.sockets import Limits
 from channel.responses.watching import LEASE_S
 from handler.embedded import make_atomic
+from handler.events import DoorSettings, HTTPEvents, UnknownEventError
 from handler.websocket import WebSocketEvents, is_websocket_event
+from handler.worker import JobWorker
 from infra.dynamodb import keys
 from infra.dynamodb.client import Table, create_table
 from infra.dynamodb.connections import DynamoDBConnectionStore
@@ -102,7 +104,7 @@ class Door:
         self.host = AgentHost(agent, channels=[channel], authenticator=KEYS)
         self.jobs.run = self.host.jobs[FRAME]
         assert self.host.sockets is not None
-        self.events = WebSocketEvents(self.host.sockets, KEYS)
+        self.events = WebSocketEvents(self.host.sockets, KEYS, JobWorker(self.host.jobs, 5.0))
         self._read: dict[str, asyncio.Queue[dict[str, Any]]] = defaultdict(asyncio.Queue)
         loop = asyncio.get_running_loop()
 
@@ -223,6 +225,33 @@ async def door(table: Any, api: ManagementApi) -> AsyncIterator[Door]:
 )
 def test_the_events_of_a_websocket_api_are_told_from_others(event: Any, is_one: bool) -> None:
     assert is_websocket_event(event) is is_one
+
+
+@pytest.mark.parametrize("kind", ["CONNECT", "MESSAGE", "DISCONNECT"])
+def test_no_door_for_requests_takes_them(kind: str) -> None:
+    context = {
+        "routeKey": f"${kind.lower()}",
+        "eventType": kind,
+        "connectionId": "a",
+        "apiId": "abc",
+        "stage": "responses",
+        "domainName": "abc.execute-api.eu-west-1.amazonaws.com",
+        "identity": {"sourceIp": "192.0.2.1"},
+        "requestId": "r",
+    }
+    event = {
+        "headers": {"Host": "abc"},
+        "multiValueHeaders": {"Host": ["abc"]},
+        "requestContext": context,
+        "isBase64Encoded": False,
+    }
+
+    assert HTTPEvents(DoorSettings(), may_stream=True).read(event, None) is None
+
+
+async def test_other_events_are_left_to_the_other_worker(door: Door) -> None:
+    with pytest.raises(UnknownEventError):
+        await door.events({"hello": 1}, Context())
 
 
 # Opening

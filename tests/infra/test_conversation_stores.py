@@ -164,6 +164,7 @@ async def assert_nothing_there(
         assert await store.page(keys, name, limit=20, order="desc", after=after) is None
     assert await store.item(keys, name, item_id) is None
     assert await store.delete_item(keys, name, item_id) is None
+    assert await store.turns(keys, name) is None
     assert await store.enter(keys, name, "me", 2e9) is None
     assert await store.extend(keys, name, "me", 2e9) is False
     await store.leave(keys, name, "me")
@@ -377,6 +378,7 @@ async def test_a_turn_goes_on_with_everything_before_it(stores: Stores, ann: Iso
     branch = await enter(stores, ann, name)
 
     assert texts_of(branch) == ["one", "two?", "two", "three", "four?", "four"]
+    assert tuple(await stores.conversations.turns(ann, name) or ()) == branch.turns
     assert branch.turns[1] == await stores.responses.get(ann, first)
 
 
@@ -609,6 +611,7 @@ async def test_a_locked_conversation_can_be_read_renamed_and_lose_items(
     await enter(stores, ann, name)
 
     assert await stores.conversations.update(ann, name, {"a": "b"}) is not None
+    assert len(await stores.conversations.turns(ann, name) or ()) == 1
     assert await stores.conversations.delete_item(ann, name, one["id"]) is not None
     assert await listed(stores, ann, name) == ["two"]
 
@@ -723,6 +726,36 @@ async def test_of_many_who_enter_at_once_one_does(stores: Stores, ann: Isolation
     (branch,) = winners
     await stores.responses.save(ann, branch, turn(branch, "won"))
     assert await listed(stores, ann, name) == ["one", "Hi", "won"]
+
+
+async def test_those_who_take_turns_lose_nothing_and_see_all_before_them(
+    stores: Stores, ann: IsolationKeys
+) -> None:
+    name = await begin(stores, ann, "start")
+
+    async def take_turns(owner: str) -> list[tuple[str, list[str]]]:
+        taken: list[tuple[str, list[str]]] = []
+        while len(taken) < 3:
+            try:
+                branch = await enter(stores, ann, name, owner)
+            except ConversationLockedError:
+                continue
+            said = f"{owner}{len(taken)}"
+            await stores.responses.save(ann, branch, turn(branch, said, question=""))
+            await stores.conversations.leave(ann, name, owner)
+            taken.append((said, texts_of(branch)))
+        return taken
+
+    def contend(owner: str) -> list[tuple[str, list[str]]]:
+        return asyncio.run(take_turns(owner))
+
+    with ThreadPoolExecutor(4) as threads:
+        taken = [each for owner in threads.map(contend, "abcd") for each in owner]
+
+    found = await listed(stores, ann, name)
+    assert len(found) == 1 + 2 * len(taken)
+    for said, seen in taken:
+        assert seen == found[: found.index(said) - 1]
 
 
 async def test_of_many_who_add_at_once_each_does(stores: Stores, ann: IsolationKeys) -> None:

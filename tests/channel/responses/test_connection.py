@@ -16,10 +16,10 @@ from channel.responses.connection import (
     ConnectionState,
     Ending,
     Latest,
-    Limits,
     farewell,
 )
 from channel.responses.frames import Frame, Refusal
+from channel.responses.sockets import Limits
 
 
 LIMITS = Limits()

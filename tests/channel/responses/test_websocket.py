@@ -11,8 +11,8 @@ from channel.http import MAX_BODY_BYTES
 from channel.isolation import IsolationKeys
 from channel.memory import InMemoryResponseStore
 from channel.ports import Branch, StoredTurn, StoreError
-from channel.responses.connection import Limits
 from channel.responses.protocol.response import Status
+from channel.responses.sockets import Limits
 from tests.channel.asgi import create, get, hosted, request
 from tests.channel.websocket import Socket, text_of
 

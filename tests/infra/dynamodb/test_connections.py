@@ -9,10 +9,11 @@ import pytest
 from channel.auth import Caller, Principal
 from channel.isolation import IsolationKeys
 from channel.ports import Branch, StoredTurn, StoreError, random_hex
-from channel.responses.connection import ConnectionState, Latest, Limits
+from channel.responses.connection import ConnectionState, Latest
 from channel.responses.frames import Frame, Refusal
 from channel.responses.gateway import Connection
 from channel.responses.local_turns import LocalChain
+from channel.responses.sockets import Limits
 from infra.dynamodb import keys
 from infra.dynamodb.client import Table
 from infra.dynamodb.connections import KEPT_S, DynamoDBConnectionStore

@@ -127,9 +127,7 @@ def test_an_entry_expires_unless_its_items_are_in_the_conversation(
     assert rows.new_row(place, kept, NOW) == expected
 
 
-def test_the_history_of_a_conversation_is_what_came_to_something() -> None:
+def test_a_conversation_is_made_of_what_came_to_something() -> None:
     entries = [row(f"{ENTRY[:-1]}{n}", None, status) for n, status in enumerate("cfnqxDi")]
 
-    assert rows.history_of(entries, NOW) == [entries[0], entries[2]]
-    assert rows.history_of(entries, NOW + 1) is None
-    assert rows.history_of([], NOW) == []
+    assert rows.counted(entries) == [entries[0], entries[2]]

@@ -1,0 +1,54 @@
+"""The Python blocks of README and docs run as they stand, against a server as users start it."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.server import running
+
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
+LOCAL = "http://127.0.0.1:8000"
+
+
+@pytest.fixture(scope="module")
+def root() -> Iterator[str]:
+    with running() as url:
+        yield url
+
+
+def blocks(name: str) -> list[str]:
+    return BLOCK.findall((ROOT / name).read_text())
+
+
+def test_what_readme_says_first_runs(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    first = next(block for block in blocks("README.md") if LOCAL in block)
+
+    exec(first.replace(LOCAL, root), {})
+
+    assert "Ada" in capsys.readouterr().out
+
+
+def test_the_blocks_of_the_api_page_run_one_after_another(
+    root: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names: dict[str, Any] = {}
+    said: list[str] = []
+
+    for block in blocks("docs/api.md"):
+        exec(block.replace(LOCAL, root), names)
+        said.append(capsys.readouterr().out)
+
+    silent, polled, cancelled, resumed, talked, counted, keyed = said
+    assert silent == ""
+    assert polled.startswith("completed ")
+    assert cancelled == "cancelled\n"
+    assert resumed.splitlines()[-1] == "response.completed"
+    assert "Ada" in talked
+    assert "['message', 'message', 'message', 'message']" in talked
+    assert int(counted) > 0
+    assert len(set(keyed.split())) == 1
