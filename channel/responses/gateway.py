@@ -8,7 +8,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from time import monotonic
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
@@ -132,10 +131,14 @@ class Push(Protocol):
 
 
 class Gateway(Struct, frozen=True):
-    """Where the connections of a gateway are kept, and how they are reached."""
+    """Where the connections of a gateway are kept, and how they are reached.
+
+    `pause` waits that many seconds between two looks at whether a client is still there.
+    """
 
     connections: ConnectionStore
     push: Push
+    pause: Pause = asyncio.sleep
 
     def __call__(
         self,
@@ -162,7 +165,6 @@ class GatewayConnections:
         *,
         limits: Limits,
         new_token: NewToken = random_hex,
-        pause: Pause = asyncio.sleep,
     ) -> None:
         """Start `FRAME` jobs, which `run` is for."""
         self._turns = turns
@@ -173,7 +175,7 @@ class GatewayConnections:
         # More than one message is not a frame there.
         self._limits = replace(limits, frame_bytes=min(limits.frame_bytes, self._push.max_bytes))
         self._new_token = new_token
-        self._pause = pause
+        self._pause = gateway.pause
         self.jobs: Mapping[str, JobHandler] = {FRAME: self.run}
 
     async def open(self, connection_id: str, caller: Caller, /) -> None:
@@ -383,7 +385,7 @@ class _Watch:
         self._owner = owner
         self._clock = clock
         self._pause = pause
-        self._renewed_at = monotonic()
+        self._renewed_at = clock()
 
     async def receive(self) -> Message:
         """Return when nobody is there, or when the frame is another's."""
@@ -397,7 +399,7 @@ class _Watch:
 
     async def _is_wanted(self) -> bool:
         connection_id = self._job.connection_id
-        if monotonic() - self._renewed_at < RENEWAL_S:
+        if self._clock() - self._renewed_at < RENEWAL_S:
             if await self._connections.load(connection_id, is_strong=False) is not None:
                 return True
             return await self._connections.load(connection_id) is not None
@@ -407,5 +409,5 @@ class _Watch:
             return state.renew(called, self._owner, self._clock() + LEASE_S)
 
         changed = await self._connections.change(connection_id, renew)
-        self._renewed_at = monotonic()
+        self._renewed_at = self._clock()
         return changed is not None and changed[1]

@@ -17,7 +17,7 @@ from channel.ports import Job, StoreError, random_hex
 from channel.responses.channel import ResponsesChannel
 from channel.responses.gateway import CALL_S, FRAME, Gateway
 from channel.responses.sockets import Limits
-from channel.responses.watching import LEASE_S
+from channel.responses.watching import LEASE_S, RENEWAL_S
 from handler.embedded import make_atomic
 from handler.events import DoorSettings, HTTPEvents, UnknownEventError
 from handler.websocket import WebSocketEvents, is_websocket_event
@@ -83,6 +83,33 @@ class Jobs:
                 await asyncio.gather(*self.tasks)
 
 
+class Looks:
+    """Lets a job look whether its client is there; it does so only when it is told to."""
+
+    def __init__(self) -> None:
+        self._next = asyncio.Event()
+        self.waiting: asyncio.Queue[None] = asyncio.Queue()
+
+    async def pause(self, _seconds: float) -> None:
+        self.waiting.put_nowait(None)
+        await self._next.wait()
+        self._next.clear()
+
+    async def look(self) -> None:
+        """Let one job look, and wait until it has."""
+        async with asyncio.timeout(20):
+            await self.waiting.get()
+            self._next.set()
+            await self.waiting.get()
+            self.waiting.put_nowait(None)
+
+    async def look_last(self) -> None:
+        """Let one job look, which ends it."""
+        async with asyncio.timeout(20):
+            await self.waiting.get()
+            self._next.set()
+
+
 class Door:
     """A deployed app behind a WebSocket API; `connect` opens connections of clients."""
 
@@ -90,12 +117,12 @@ class Door:
         self.api = api
         self.jobs = Jobs()
         self.clock = options.pop("clock", MovableClock())
-        self.pauses: asyncio.Queue[asyncio.Event] = asyncio.Queue()
+        self.looks = Looks()
         self.connections = DynamoDBConnectionStore(client, engines.TABLE, clock=self.clock)
         push = ManagementPush(partial(make_management_client, None, api.endpoint))
         channel = ResponsesChannel(
             store=DynamoDBResponseStore(client, engines.TABLE, secret=own_secret()),
-            gateway=Gateway(self.connections, push),
+            gateway=Gateway(self.connections, push, self.looks.pause),
             jobs=self.jobs,
             clock=self.clock,
             keepalive_s=0,
@@ -127,7 +154,8 @@ class Door:
             **fields,
         }
         assert is_websocket_event(event)
-        return await self.events(event, Context())
+        answer: dict[str, Any] = await self.events(event, Context())
+        return answer
 
     async def connect(self, key: str = "key-alpha") -> "Client":
         client = Client(self, f"{random_hex(8)}=")
@@ -539,7 +567,9 @@ async def test_a_client_that_leaves_in_the_middle_of_a_turn_cuts_it(
     await held.has_begun("one")
     response_id = (await client.read())["response"]["id"]
 
+    await door.looks.look()
     await client.leave()
+    await door.looks.look_last()
     await door.jobs.ended()
 
     assert held.cancelled == ["one"]
@@ -551,20 +581,22 @@ async def test_a_client_that_leaves_in_the_middle_of_a_turn_cuts_it(
 async def test_a_client_that_is_found_to_be_gone_cuts_the_turn(
     table: Any, api: ManagementApi
 ) -> None:
-    held = Held()
-    door = Door(held, table, api)
+    async def agent(turn: Turn) -> AsyncIterator[str]:
+        while True:
+            yield "word "
+            await asyncio.sleep(0)
+
+    door = Door(agent, table, api)
     client = await door.connect()
-    await client.create(input="one")
-    await held.has_begun("one")
+    await client.create()
     response_id = (await client.read())["response"]["id"]
 
     api.gone.add(client.id)
-    held.let_go("one")
     await door.jobs.ended()
 
     kept = (await get(door.host.app, f"/v1/responses/{response_id}")).json
-    assert kept["status"] in ("cancelled", "completed")
-    assert await client.rows() == [], "nobody will say that it was closed"
+    assert kept["status"] == "cancelled"
+    assert await client.rows() == [], "nobody else will say that it was closed"
 
 
 async def test_a_frame_of_a_connection_that_is_not_known_closes_it(
@@ -673,6 +705,82 @@ async def test_a_turn_whose_server_is_gone_is_told_and_not_run_again(
     assert (told["type"], told["status"]) == ("error", 500)
     assert "gone" in told["error"]["message"]
     assert second[-1]["type"] == "response.completed"
+
+
+async def test_a_lease_is_renewed_while_its_turn_runs(table: Any, api: ManagementApi) -> None:
+    clock, held = MovableClock(), Held()
+    door = Door(held, table, api, clock=clock)
+    client = await door.connect()
+    await client.create(input="one")
+    await held.has_begun("one")
+    for _ in range(5):
+        clock.now += RENEWAL_S
+        await door.looks.look()
+    await client.create(input="two")
+    held.let_go("one")
+    first = await client.until_end()
+    await held.has_begun("two")
+    held.let_go("two")
+    second = await client.until_end()
+    await door.jobs.ended()
+
+    assert first[-1]["type"] == second[-1]["type"] == "response.completed"
+    assert len(door.jobs.started) == 2
+
+
+async def test_a_turn_whose_frame_is_anothers_is_cut(table: Any, api: ManagementApi) -> None:
+    clock, held = MovableClock(), Held()
+    door = Door(held, table, api, clock=clock)
+    client = await door.connect()
+    await client.create(input="one")
+    await held.has_begun("one")
+    clock.now += LEASE_S + 1
+    await door.jobs.begin(door.jobs.started[0])  # Lambda tries it again
+    await door.looks.look_last()
+    await door.jobs.ended()
+
+    assert held.cancelled == ["one"]
+    messages = [await client.read() for _ in range(door._read[client.id].qsize())]
+    assert [each["type"] for each in messages].count("error") == 1
+
+
+async def test_a_look_that_fails_is_no_reason_to_cut_a_turn(
+    table: Any, api: ManagementApi, fragile: "Fragile"
+) -> None:
+    held = Held()
+    door = Door(held, table, api)
+    client = await door.connect()
+    await client.create(input="one")
+    await held.has_begun("one")
+    whole = door.connections._table
+    door.connections._table = Table(fragile, engines.TABLE)
+    await door.looks.look()
+    door.connections._table = whole
+    held.let_go("one")
+    ending = (await client.until_end())[-1]
+    await door.jobs.ended()
+
+    assert ending["type"] == "response.completed"
+
+
+async def test_a_job_that_is_cancelled_leaves_its_lane_to_the_next(
+    table: Any, api: ManagementApi
+) -> None:
+    held = Held()
+    door = Door(held, table, api)
+    client = await door.connect()
+    await client.create(input="one")
+    await client.create(input="two")
+    await held.has_begun("one")
+    (task,) = door.jobs.tasks
+    task.cancel()
+    await asyncio.wait({task})
+    await held.has_begun("two")
+    held.let_go("two")
+    await door.jobs.ended()
+
+    assert held.cancelled == ["one"]
+    assert len(door.jobs.started) == 2
 
 
 async def test_a_job_that_was_never_run_is_started_again(table: Any, api: ManagementApi) -> None:

@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 
 from channel.agent import FunctionCall, Turn, TurnError
+from channel.host import AgentHost
 from channel.http import MAX_BODY_BYTES
 from channel.isolation import IsolationKeys
 from channel.memory import InMemoryResponseStore
 from channel.ports import Branch, StoredTurn, StoreError
+from channel.responses.channel import ResponsesChannel
 from channel.responses.protocol.response import Status
 from channel.responses.sockets import Limits
-from tests.channel.asgi import create, get, hosted, request
+from tests.channel.asgi import KEYS, create, get, hosted, request
 from tests.channel.websocket import Socket, text_of
 
 
@@ -690,6 +692,27 @@ async def test_a_server_that_stops_lets_the_turns_store_what_they_are() -> None:
     assert held.cancelled == ["one"]
     kept = (await get(app, f"/v1/responses/{response_id}")).json
     assert kept["status"] == "cancelled"
+
+
+async def test_a_stopping_server_waits_for_the_turns_of_its_connections() -> None:
+    stored = asyncio.Event()
+
+    class Slow(InMemoryResponseStore):
+        async def save(self, keys: Any, branch: Branch, turn: StoredTurn, /) -> None:
+            await asyncio.sleep(0)
+            await super().save(keys, branch, turn)
+            stored.set()
+
+    held = Held()
+    channel = ResponsesChannel(store=Slow())
+    app = AgentHost(held, channels=[channel], authenticator=KEYS).app
+    async with app.router.lifespan_context(app):
+        socket = Socket(app).start()
+        socket.create(input="one")
+        await held.has_begun("one")
+        socket.hang_up(1012)
+
+    assert stored.is_set()
 
 
 # Storage
