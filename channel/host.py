@@ -52,7 +52,7 @@ class AgentHost:
         """Take the target and its channels; raises `TypeError` for a target that is no agent."""
         self.target: Agent = as_agent(target)
         self.channels = tuple(channels)
-        self._authenticator = authenticator or DenyAll()
+        self.authenticator: Authenticator = authenticator or DenyAll()
         self._cors_origins = tuple(cors_origins)
 
     @cached_property
@@ -109,7 +109,7 @@ class AgentHost:
         return [
             *stack,
             Middleware(ErrorReplies),
-            Middleware(Authentication, authenticator=self._authenticator),
+            Middleware(Authentication, authenticator=self.authenticator),
         ]
 
 

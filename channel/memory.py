@@ -47,7 +47,7 @@ class _Node(Struct, gc=False):
     is_deleted: bool = False
     entry: "EntryPlace | None" = None
     is_hidden: bool = False
-    deleted: set[int] = field(default_factory=set)
+    deleted: frozenset[int] = frozenset()
 
     def turn(self) -> StoredTurn:
         return _decode(self.data)

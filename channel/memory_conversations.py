@@ -148,7 +148,7 @@ class InMemoryConversationStore:
             return None
         node = self._responses.entry(keys, place.body)
         if node is not None:
-            node.deleted.add(place.position)
+            node.deleted |= {place.position}
         return await self.get(keys, conversation_id)
 
     async def turns(

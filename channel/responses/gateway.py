@@ -6,9 +6,9 @@ frame whose turn it is runs as a job of its own; when it has ended, its job star
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -38,6 +38,7 @@ from channel.responses.connection import (
     Latest,
     farewell,
 )
+from channel.responses.connections import Connection, ConnectionStore, Push
 from channel.responses.frame_turns import FrameTurns
 from channel.responses.frames import Frame, error_message, fault_message, read
 from channel.responses.local_turns import CONTINUABLE, LocalChain
@@ -54,80 +55,6 @@ CALL_S: Final = 300.0
 _CRASHED: Final = "The server that ran this request is gone."
 _NOT_STARTED: Final = "The request could not be started."
 _LOG: Final = logging.getLogger(__name__)
-_Result = TypeVar("_Result")
-
-Change = Callable[[ConnectionState], Awaitable[_Result]]
-
-
-class Connection(Struct, frozen=True):
-    """An open connection: whose it is, and what it knows."""
-
-    caller: Caller
-    state: ConnectionState
-
-
-class ConnectionStore(Protocol):
-    """Connections by their ids, which the gateway makes and nobody else knows, with all that is theirs.
-
-    Every method raises `StoreError` when the storage fails.
-    """
-
-    async def open(self, connection_id: str, connection: Connection, /) -> None:
-        """Keep a new connection."""
-        ...
-
-    async def load(self, connection_id: str, /, *, is_strong: bool = True) -> Connection | None:
-        """Return a connection, or None where it is closed; without `is_strong`, as it was a moment ago."""
-        ...
-
-    async def change(
-        self, connection_id: str, change: Change[_Result], /
-    ) -> tuple[Connection, _Result] | None:
-        """Change the state; return the connection as it is then, and what `change` returned.
-
-        `change` is called again where another invocation was faster. None where it is closed.
-        """
-        ...
-
-    async def put_frame(self, connection_id: str, name: str, frame: Frame, /) -> None:
-        """Keep a frame that waits."""
-        ...
-
-    async def take_frame(self, connection_id: str, name: str, /) -> Frame | None:
-        """Return a frame that waited, and forget it; None where it is not kept."""
-        ...
-
-    async def put_turn(
-        self, connection_id: str, turn: StoredTurn, before: str | None, after: str | None, /
-    ) -> str:
-        """Keep a turn that only the connection knows, and return its place.
-
-        It follows the turn at the place `before`, or the stored response `after`, or nothing.
-        """
-        ...
-
-    async def turns(self, connection_id: str, place: str, /) -> LocalChain | None:
-        """Return the chain that ends at a place, or None where it is not whole."""
-        ...
-
-    async def close(self, connection_id: str, /) -> None:
-        """Forget a connection and all that is its own."""
-        ...
-
-
-class Push(Protocol):
-    """The way from an invocation to who is at the other end of a connection."""
-
-    max_bytes: int
-    """The largest message that it carries."""
-
-    async def send(self, connection_id: str, message: bytes, /) -> None:
-        """Send one text message; raises `OSError` where nobody reads, or may not have got all of it."""
-        ...
-
-    async def close(self, connection_id: str, /) -> None:
-        """Close a connection from this side; nothing happens where that fails."""
-        ...
 
 
 class Gateway(Struct, frozen=True):
@@ -208,7 +135,7 @@ class GatewayConnections:
         if changed is None or changed[1] is Claim.REFUSED:
             return
         connection, granted = changed
-        frame = job.frame or await self._connections.take_frame(job.connection_id, job.name)
+        frame = await self._connections.frame(job.connection_id, job.name)
         if granted is Claim.CRASHED or frame is None:
             said = _NOT_STARTED if granted is Claim.GRANTED else _CRASHED
             _LOG.error("a frame was given up: %s", said)
@@ -231,9 +158,9 @@ class GatewayConnections:
             now = self._clock()
             arrived = state.arrive(given, name, now, self._limits)
             called = state.call(now, now + CALL_S, self._limits)
-            is_called = any(each.name == name for each in called)
-            if arrived.is_taken and isinstance(given, Frame) and not is_called:
-                # Before the state says so: whoever calls it then must find it.
+            if arrived.is_taken and isinstance(given, Frame):
+                # Before the state says so: whoever runs it then must find it. It is not in the
+                # job, since what Lambda gives up of those is kept elsewhere.
                 await self._connections.put_frame(connection_id, name, given)
             return arrived.told, called, state.is_idle and state.is_over(now, self._limits)
 
@@ -244,16 +171,13 @@ class GatewayConnections:
         told, called, is_over = changed[1]
         if told is not None:
             await self._tell(connection_id, told)
-        own = {name: given} if isinstance(given, Frame) else {}
-        await self._start(connection_id, called, own)
+        await self._start(connection_id, called)
         if is_over:
             await self._push.close(connection_id)
 
-    async def _start(
-        self, connection_id: str, called: Sequence[Called], own: dict[str, Frame]
-    ) -> None:
+    async def _start(self, connection_id: str, called: Sequence[Called]) -> None:
         for each in called:
-            job = _Job(connection_id, each.lane, each.name, own.get(each.name))
+            job = _Job(connection_id, each.lane, each.name)
             try:
                 await self._jobs.start(Job(FRAME, msgspec.to_builtins(job)))
             except StoreError as error:
@@ -297,7 +221,8 @@ class GatewayConnections:
             for message in told:
                 await self._tell(connection_id, message)
             if not told:
-                await self._start(connection_id, following, {})
+                await self._connections.drop_frame(connection_id, called.name)
+                await self._start(connection_id, following)
                 if is_over:
                     await self._tell(connection_id, farewell(self._limits))
                     await self._push.close(connection_id)
@@ -309,12 +234,11 @@ class GatewayConnections:
 
 
 class _Job(Struct, frozen=True):
-    """The payload of a job; `frame` is absent where it had to wait, and is kept."""
+    """The payload of a job: which frame, by its name."""
 
     connection_id: str
     lane: str
     name: str
-    frame: Frame | None = None
 
 
 class _LaneTurns:

@@ -1,12 +1,12 @@
 """`DynamoDBConnectionStore`: WebSocket connections, each a partition of its own that outlives it by nothing.
 
 A connection's state is one small row, changed by conditional writes; beside it are the frames that
-wait and the turns that only the connection knows. Like the rows of API keys these are outside of
+are not over and the turns that only the connection knows. Like the rows of API keys these are outside of
 the tenants: a connection's id is made by the gateway, and known to nobody else.
 
 What a frame costs, besides its turn: the state is read and written when it arrives, when its job
 claims it, when a `store: false` turn is remembered, and when it has ended (1 RRU and 1 WRU each
-while the state is below 1 KB); one that waits is written, read and deleted; while a turn runs,
+while the state is below 1 KB); the frame itself is written, read and deleted; while a turn runs,
 half an RRU each time its connection is looked at, and a renewal of its lease every 15 seconds.
 """
 
@@ -20,8 +20,8 @@ import msgspec
 
 from channel.ports import Clock, NewToken, StoredTurn, StoreError, random_hex
 from channel.responses.connection import ConnectionState
+from channel.responses.connections import Connection
 from channel.responses.frames import Frame
-from channel.responses.gateway import Connection
 from channel.responses.local_turns import LocalChain
 from infra.dynamodb import codec, keys, rows
 from infra.dynamodb.client import Client, ConditionFailedError, Table, together
@@ -94,7 +94,7 @@ class DynamoDBConnectionStore:
         raise StoreError("A connection is changed by too many at once.")
 
     async def put_frame(self, connection_id: str, name: str, frame: Frame, /) -> None:
-        """Keep a frame that waits: 1 WRU for each KB of its compressed text."""
+        """Keep a frame: 1 WRU for each KB of its compressed text."""
         await self._table.put(
             {
                 "pk": {"S": keys.connection_partition(connection_id)},
@@ -104,14 +104,16 @@ class DynamoDBConnectionStore:
             }
         )
 
-    async def take_frame(self, connection_id: str, name: str, /) -> Frame | None:
-        """Return a frame that waited, and forget it."""
-        partition, sort_key = keys.connection_partition(connection_id), keys.frame_key(name)
-        item = await self._table.get(partition, sort_key)
-        if item is None:
-            return None
-        await self._table.delete(partition, sort_key)
-        return _unpack(zlib.decompress(item["d"]["B"]))
+    async def frame(self, connection_id: str, name: str, /) -> Frame | None:
+        """Return a frame: 1 RRU for each 4 KB."""
+        partition = keys.connection_partition(connection_id)
+        item = await self._table.get(partition, keys.frame_key(name))
+        return None if item is None else _unpack(zlib.decompress(item["d"]["B"]))
+
+    async def drop_frame(self, connection_id: str, name: str, /) -> None:
+        """Forget a frame: as dear as to keep it."""
+        partition = keys.connection_partition(connection_id)
+        await self._table.delete(partition, keys.frame_key(name))
 
     async def put_turn(
         self, connection_id: str, turn: StoredTurn, before: str | None, after: str | None, /

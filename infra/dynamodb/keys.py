@@ -198,7 +198,7 @@ def connection_partition(connection_id: str) -> str:
 
 
 def frame_key(name: str) -> str:
-    """Return the sort key of a frame that waits."""
+    """Return the sort key of a frame that is not over."""
     return f"F#{name}"
 
 

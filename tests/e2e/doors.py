@@ -112,6 +112,12 @@ class Client:
 @contextmanager
 def direct(app: ASGIApp) -> Iterator[Door]:
     """Call the app through ASGI, without anything in between."""
+    with asyncio.Runner() as runner:
+        yield through(runner, app)
+
+
+def through(runner: asyncio.Runner, app: ASGIApp) -> Door:
+    """Return the door of `direct` in a loop of one's own."""
 
     def ask(method: str, target: str, headers: Mapping[str, str], body: bytes) -> Reply:
         path, _, query = target.partition("?")
@@ -119,8 +125,7 @@ def direct(app: ASGIApp) -> Iterator[Door]:
         runner.run(wire.run(app))
         return Reply(wire.status, _lower(wire.headers), wire.body)
 
-    with asyncio.Runner() as runner:
-        yield ask
+    return ask
 
 
 LambdaEvent = dict[str, Any]

@@ -703,6 +703,7 @@ async def test_a_turn_whose_server_is_gone_is_told_and_not_run_again(
     await asyncio.wait({task})
 
     assert (told["type"], told["status"]) == ("error", 500)
+    assert await client.rows() == [keys.ONLY_ROW]
     assert "gone" in told["error"]["message"]
     assert second[-1]["type"] == "response.completed"
 
@@ -793,13 +794,38 @@ async def test_a_job_that_was_never_run_is_started_again(table: Any, api: Manage
     door.jobs.is_holding = False
     clock.now += CALL_S + 1
     await client.create(input="three")
-    told = (await client.until_end())[-1]
-    second, third = await client.until_end(), await client.until_end()
+    texts = [text_of((await client.until_end())[-1]["response"]) for _ in range(3)]
+    for job in door.jobs.held:
+        await door.jobs.begin(job)  # after all
     await door.jobs.ended()
 
-    assert (told["status"], told["type"]) == (500, "error"), "its frame was lost with its job"
-    assert text_of(second[-1]["response"]) == "two after 0"
-    assert text_of(third[-1]["response"]) == "three after 0"
+    assert texts == ["one after 0", "two after 0", "three after 0"]
+    assert door._read[client.id].empty()
+
+
+async def test_a_frame_that_is_lost_is_told(table: Any, api: ManagementApi) -> None:
+    door = Door(echo, table, api)
+    client = await door.connect()
+    door.jobs.is_holding = True
+    await client.create()
+    (job,) = door.jobs.held
+    door.jobs.is_holding = False
+    await door.connections.drop_frame(client.id, job.payload["name"])
+    await door.jobs.begin(job)
+    told = await client.read()
+
+    assert (told["type"], told["status"]) == ("error", 500)
+    assert text_of(await client.response()) == "hi after 0"
+    await door.jobs.ended()
+
+
+async def test_a_job_holds_nothing_of_what_a_client_wrote(door: Door) -> None:
+    client = await door.connect()
+    await client.response(input="secret", stream_id="a")
+    await door.jobs.ended()
+
+    assert "secret" not in str(door.jobs.started)
+    assert await client.rows() == [keys.ONLY_ROW]
 
 
 class Fragile:

@@ -10,8 +10,8 @@ from channel.auth import Caller, Principal
 from channel.isolation import IsolationKeys
 from channel.ports import Branch, StoredTurn, StoreError, random_hex
 from channel.responses.connection import ConnectionState, Latest
+from channel.responses.connections import Connection
 from channel.responses.frames import Frame, Refusal
-from channel.responses.gateway import Connection
 from channel.responses.local_turns import LocalChain
 from channel.responses.sockets import Limits
 from infra.dynamodb import keys
@@ -166,13 +166,16 @@ async def test_a_connection_expires(
     assert await store.change(me, arriving("2")) is None
 
 
-async def test_a_frame_that_waits_is_taken_once(store: DynamoDBConnectionStore, me: str) -> None:
+async def test_a_frame_is_kept_until_it_is_dropped(store: DynamoDBConnectionStore, me: str) -> None:
     frame = Frame(noise(100_000).encode(), "a", generates=False, previous_response_id="resp_1")
     await store.put_frame(me, "1", frame)
+    await store.put_frame(me, "1", frame)
 
-    assert await store.take_frame(me, "2") is None
-    assert await store.take_frame(me, "1") == frame
-    assert await store.take_frame(me, "1") is None
+    assert await store.frame(me, "2") is None
+    assert await store.frame(me, "1") == frame
+    await store.drop_frame(me, "1")
+    await store.drop_frame(me, "1")
+    assert await store.frame(me, "1") is None
 
 
 def local(number: int, text: str = "Hello!", **fields: Any) -> StoredTurn:
