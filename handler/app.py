@@ -57,6 +57,7 @@ def create_host(settings: Settings) -> AgentHost:
         has_cancellable_streams=settings.cancellable_streams,
         event_retention_s=settings.event_retention_minutes * 60.0,
         webhooks=_webhooks(settings, client),
+        gateway=_gateway(settings, client),
         telemetry=_telemetry(settings),
     )
     return AgentHost(
@@ -131,6 +132,18 @@ def _webhooks(settings: Settings, client: Any) -> Webhooks | None:
 
     sender = WebhookSender(allow_private=settings.webhooks_allow_private)
     return WebhookDeliveries(WebhookTable(client, settings.table_name), sender)
+
+
+def _gateway(settings: Settings, client: Any) -> Any:
+    if settings.table_name is None or settings.websocket_endpoint is None:
+        return None
+    from channel.responses.gateway import Gateway
+    from infra.dynamodb.connections import DynamoDBConnectionStore
+    from infra.push import ManagementPush, make_management_client
+
+    connections = DynamoDBConnectionStore(client, settings.table_name)
+    make = partial(make_management_client, settings.region, settings.websocket_endpoint)
+    return Gateway(connections, ManagementPush(make))
 
 
 def _jobs(settings: Settings) -> Jobs | None:

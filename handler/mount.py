@@ -73,7 +73,11 @@ async def _awaited(work: Awaitable[Any]) -> Any:
 def handler_from_environment() -> LambdaHandler:
     """Return the handler of this process: its app, and a worker for its jobs; raises `SettingsError`."""
     host, settings = host_from_environment(), Settings.from_env()
-    worker = JobWorker(host.jobs, settings.deadline_margin_s)
+    worker: Worker = JobWorker(host.jobs, settings.deadline_margin_s)
+    if host.sockets is not None:
+        from handler.websocket import WebSocketEvents  # noqa: PLC0415 - only where there are any
+
+        worker = WebSocketEvents(host.sockets, host.authenticator, worker)
     return LambdaHandler(host.app, worker=worker, settings=settings)
 
 

@@ -57,6 +57,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     AWS_LAMBDA_FUNCTION_NAME   set by Lambda             says that this is Lambda
     FUNCTION_ALIAS             set by the template       alias by which the function invokes itself
     LAMBDA_ENDPOINT            set by `make url`         URL of a Lambda-compatible engine
+    WEBSOCKET_ENDPOINT         set by the template       URL at which a WebSocket API takes messages
     AWS_SAM_LOCAL              set by sam local          memory store (without DYNAMODB_ENDPOINT) and
                                                          the development keys
     ========================== ========================= =========================================
@@ -92,6 +93,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     function: str = ""
     """The name by which the function invokes itself."""
     lambda_endpoint: str | None = None
+    websocket_endpoint: str | None = None
     has_background: bool = True
     is_snap_start: bool = False
     has_development_keys: bool = False
@@ -142,6 +144,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             on_lambda=function is not None,
             function=f"{function}:{alias}" if alias else function or "",
             lambda_endpoint=lambda_endpoint,
+            websocket_endpoint=read.value("WEBSOCKET_ENDPOINT", None, _url),
             # Under sam local, nobody takes an asynchronous invocation.
             has_background=not sam_local or lambda_endpoint is not None,
             is_snap_start=read.text(_INITIALIZATION) == _SNAP_START,

@@ -60,20 +60,46 @@ def test_it_becomes_these_resources() -> None:
     }
 
 
-def test_the_rest_api_is_made_only_where_it_is_wanted() -> None:
-    conditional = {
-        each["Type"]: each["Condition"] for each in resources().values() if "Condition" in each
-    }
+def made_where(condition: str) -> list[str]:
+    """Return the types of the resources that are made under a condition."""
+    return sorted(
+        each["Type"] for each in resources().values() if each.get("Condition") == condition
+    )
 
-    assert conditional == {
-        "AWS::ApiGateway::Deployment": "HasRestApi",
-        "AWS::ApiGateway::Method": "HasRestApi",
-        "AWS::ApiGateway::Resource": "HasRestApi",
-        "AWS::ApiGateway::RestApi": "HasRestApi",
-        "AWS::ApiGateway::Stage": "HasRestApi",
-        "AWS::Lambda::Permission": "HasRestApi",
-    }
+
+def test_the_rest_api_is_made_only_where_it_is_wanted() -> None:
+    assert made_where("HasRestApi") == [
+        "AWS::ApiGateway::Deployment",
+        "AWS::ApiGateway::Method",
+        "AWS::ApiGateway::Resource",
+        "AWS::ApiGateway::RestApi",
+        "AWS::ApiGateway::Stage",
+        "AWS::Lambda::Permission",
+    ]
     assert template()["Parameters"]["RestApi"]["Default"] == "off"
+
+
+def test_the_websocket_api_is_made_only_where_it_is_wanted() -> None:
+    assert made_where("HasWebSocket") == [
+        "AWS::ApiGatewayV2::Api",
+        "AWS::ApiGatewayV2::Deployment",
+        "AWS::ApiGatewayV2::Integration",
+        "AWS::ApiGatewayV2::Route",
+        "AWS::ApiGatewayV2::Route",
+        "AWS::ApiGatewayV2::Route",
+        "AWS::ApiGatewayV2::Stage",
+        "AWS::IAM::Policy",
+        "AWS::Lambda::Permission",
+    ]
+    assert template()["Parameters"]["WebSocket"]["Default"] == "off"
+
+
+def test_the_function_manages_the_connections_of_its_own_websocket_api_only() -> None:
+    (statement,) = resources()["WebSocketPolicy"]["Properties"]["PolicyDocument"]["Statement"]
+
+    assert statement["Action"] == "execute-api:ManageConnections"
+    for resource in statement["Resource"]:
+        assert "${WebSocketApi}/responses/" in resource["Fn::Sub"]
 
 
 def test_the_function_url_streams_from_the_alias() -> None:
@@ -196,7 +222,7 @@ def test_the_defaults_of_the_parameters_are_good_settings() -> None:
     defaults = {
         name: str(template()["Parameters"].get(value["Ref"], {}).get("Default", "table"))
         for name, value in variables.items()
-        if isinstance(value, dict)
+        if isinstance(value, dict) and "Ref" in value
     }
 
     settings = Settings.from_env({"AWS_LAMBDA_FUNCTION_NAME": "f", **defaults})

@@ -46,6 +46,7 @@ from channel.ports import (
     UnfinishedError,
     random_hex,
 )
+from channel.responses.conversation_turns import Hold
 from channel.responses.event_log import EventLog
 from channel.responses.observing import Observer, Unobserved
 from channel.responses.operations import (
@@ -165,9 +166,7 @@ class BackgroundTurns:
         run = await self._runs.claim(keys, response_id, owner, self._clock() + LEASE_S)
         if run is None:
             # A job that comes twice; or the first one crashed, which is told now at the latest.
-            response = await self.look(keys, response_id)
-            if response is not None:
-                await self._tell(named, response, deadline)
+            await self._look_again(named, deadline)
             return
         if opened is None:
             await self._conclude(keys, response_id, Status.FAILED, _NOT_STARTED)
@@ -176,12 +175,15 @@ class BackgroundTurns:
         turn = self._operations.turn(
             prepared, request_id=named.request_id, deadline=deadline, is_committed=True
         )
+        if prepared.hold is not None:
+            await prepared.hold.extend(self._clock() + LEASE_S)
         observer: Observer = Unobserved()
         if run.events_until:
             append = partial(self._runs.append, keys, response_id)
             observer = EventLog(lambda batch: append(batch, run.events_until))
         watch = Watch(self._runs, keys, response_id, owner, pause=self._pause)
-        heartbeat = Heartbeat(partial(self._renew, keys, response_id, owner))
+        renew = partial(self._renew, keys, response_id, owner, prepared.hold)
+        heartbeat = Heartbeat(renew)
         started_at = monotonic()
         id_token, keys_token = request_id.set(named.request_id), set_current_isolation_keys(keys)
         try:
@@ -190,13 +192,23 @@ class BackgroundTurns:
             if self._telemetry is not None:
                 outcome = str(turn.response.status)
                 self._telemetry.turn_finished(facts_of(turn, outcome, started_at, is_stream=False))
-            if deadline is not None and deadline.ends_at - monotonic() < TELL_S:
+            if turn.is_superseded:
+                pass  # who has ended it tells of it
+            elif deadline is not None and deadline.ends_at - monotonic() < TELL_S:
                 await self._have_told(named)
             else:
                 await self._tell(named, turn.response, deadline)
         finally:
             reset_current_isolation_keys(keys_token)
             request_id.reset(id_token)
+
+    async def _look_again(self, named: _Named, deadline: Deadline | None) -> None:
+        """Tell of a turn that has ended: who ended it may have had no time to; or end it now."""
+        turn = await self._store.get(named.keys, named.response_id)
+        if turn is not None and turn.response.status.is_terminal:
+            await self._tell(named, turn.response, deadline)
+        else:
+            await self.look(named.keys, named.response_id)
 
     async def tell(self, payload: dict[str, Any], deadline: Deadline | None) -> None:
         """Tell of a turn that was not ended by its worker, as a job asks for."""
@@ -271,8 +283,14 @@ class BackgroundTurns:
         watch = Watch(self._runs, keys, response_id, owner, pause=self._pause)
         return first_of(receive, watch.receive)
 
-    async def _renew(self, keys: IsolationKeys, response_id: str, owner: str) -> None:
-        await self._runs.renew(keys, response_id, owner, self._clock() + LEASE_S)
+    async def _renew(
+        self, keys: IsolationKeys, response_id: str, owner: str, hold: Hold | None
+    ) -> None:
+        """Renew the lease, and with it the lock: a conversation is not longer locked than it is run."""
+        until = self._clock() + LEASE_S
+        if hold is not None:
+            await hold.extend(until)
+        await self._runs.renew(keys, response_id, owner, until)
 
     async def look(self, keys: IsolationKeys, response_id: str) -> Response | None:
         """Return the response as it is now; one whose worker is gone has failed."""

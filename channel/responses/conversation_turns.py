@@ -21,9 +21,13 @@ _PARAM: Final = "conversation"
 
 
 class Hold(Struct, frozen=True):
-    """What a turn holds until it is stored: `release` lets it go, and `job` names it for a worker."""
+    """What a turn holds until it is stored: `release` lets it go, and `job` names it for a worker.
+
+    `extend` keeps it until then (Unix seconds).
+    """
 
     release: Callable[[], Awaitable[None]]
+    extend: Callable[[float], Awaitable[bool]]
     job: dict[str, Any]
 
 
@@ -63,8 +67,8 @@ class ConversationTurns:
 
     def hold(self, keys: IsolationKeys, job: dict[str, Any]) -> Hold:
         """Return what a turn holds by the name that a worker was given."""
-        leave = partial(self._offered.leave, keys, job["conversation_id"], job["owner"])
-        return Hold(leave, job)
+        held = keys, job["conversation_id"], job["owner"]
+        return Hold(partial(self._offered.leave, *held), partial(self._offered.extend, *held), job)
 
     @property
     def _offered(self) -> ConversationStore:

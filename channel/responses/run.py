@@ -73,7 +73,7 @@ class TurnHooks(msgspec.Struct, frozen=True):
 
 
 class TurnRun:
-    """One turn: `run` it once, then read `response`, `is_kept` and `is_late`.
+    """One turn: `run` it once, then read `response`, `is_kept`, `is_late` and `is_superseded`.
 
     `save` is None for `store: false`. `request_id` is what the client reads of a fault that is
     not the client's. A turn that is not done at its `deadline` is ended as failed. Without a
@@ -116,6 +116,7 @@ class TurnRun:
         self._writing: asyncio.Task[None] | None = None
         self.first_event_at: float | None = None
         self.is_kept = save is None
+        self.is_superseded = False
         self.is_late = False
 
     def on_kept(self, then: Callable[[], Awaitable[None]]) -> None:
@@ -307,7 +308,7 @@ class TurnRun:
             except ConcludedError as concluded:
                 # Another instance has told its end already, as cancelled, say: there is one truth.
                 stream.response = concluded.turn.response
-                self.is_kept = True
+                self.is_kept = self.is_superseded = True
             except Exception as error:  # noqa: BLE001 - told as the failure that it is
                 self._fail(error)
         if self._release is not None:

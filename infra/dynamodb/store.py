@@ -147,7 +147,12 @@ class DynamoDBResponseStore:
             row = await turns.write(self._table, partition, row, data)
         except ConditionFailedError:
             if begun:
-                await self._require_same(partition, place.node, turn)
+                try:
+                    await self._require_same(partition, place.node, turn)
+                except ConcludedError:
+                    lost, _ = turns.holding(row, data)
+                    await self._clean_up(partition, {*lost.chunk_keys()})
+                    raise
             return
         if begun:
             await self._clean_up(partition, {*begun.chunk_keys} - {*row.chunk_keys()})

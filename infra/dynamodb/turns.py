@@ -23,14 +23,18 @@ async def write(table: Table, partition: str, row: TurnRow, data: bytes) -> Turn
 
     Raises `ConditionFailedError` where the turn is there and finished.
     """
-    chunks = codec.split(data)
-    if chunks:
-        row = replace(row, chunks=len(chunks), checksum=codec.checksum(data))
-    else:
-        row = replace(row, data=data)
+    row, chunks = holding(row, data)
     await together(map(table.put, rows.chunk_items(partition, row, chunks)))
     await table.put(rows.turn_item(partition, row), _IS_NEW, values=_IS_NEW_VALUES)
     return row
+
+
+def holding(row: TurnRow, data: bytes) -> tuple[TurnRow, list[bytes]]:
+    """Return the row with its payload, or with the names of the chunks beside it, and those."""
+    chunks = codec.split(data)
+    if not chunks:
+        return replace(row, data=data), []
+    return replace(row, chunks=len(chunks), checksum=codec.checksum(data)), chunks
 
 
 async def read(

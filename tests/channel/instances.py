@@ -9,6 +9,7 @@ from starlette.types import ASGIApp
 from channel.deadline import Deadline
 from channel.host import AgentHost
 from channel.memory import InMemoryResponseStore
+from channel.memory_conversations import InMemoryConversationStore
 from channel.memory_idempotency import InMemoryIdempotencyStore
 from channel.memory_runs import InMemoryRunStore
 from channel.ports import Job
@@ -78,7 +79,9 @@ class Instances:
         clock = {"clock": options["clock"]} if "clock" in options else {}
         self.store = store or InMemoryResponseStore(**clock)
         self.runs = runs or InMemoryRunStore(**clock)
-        shared = {"idempotency": InMemoryIdempotencyStore(**clock)}
+        shared: dict[str, Any] = {"idempotency": InMemoryIdempotencyStore(**clock)}
+        if isinstance(self.store, InMemoryResponseStore):
+            shared["conversations"] = InMemoryConversationStore(self.store, **clock)
         self.options = {"keepalive_s": 0, **shared, **options}
         self._agent = agent
         self.a, self.b = self.another(), self.another()

@@ -1,14 +1,12 @@
 """What tests hang into a botocore client: a meter of consumed capacity, and faults at a chosen call."""
 
 from collections.abc import Callable
+from functools import partial
 from threading import Lock
 from typing import Any, Final, Self
 
 from botocore.awsrequest import AWSResponse
 from botocore.exceptions import ReadTimeoutError
-
-
-_BEFORE_SEND: Final = "before-send.dynamodb"
 
 
 class Meter:
@@ -39,57 +37,72 @@ class Died(BaseException):
 
 
 class Fault:
-    """Strikes the call number `at` (from 0) of a client, once, or for good where the process dies."""
+    """Strikes the call number `at` (from 0) of some clients, once, or for good where the process dies.
 
-    def __init__(self, client: Any, kind: str, at: int) -> None:
+    An outage is for good as well.
+    """
+
+    def __init__(self, client: Any, kind: str, at: int, *others: Any) -> None:
         self.calls = 0
         self._at = at
         self._strike = getattr(self, f"_{kind}")
         self._is_final = kind.startswith("death")
-        self._send: Callable[[Any], Any] = client._endpoint.http_session.send
+        self._is_lasting = kind == OUTAGE
         self._lock = Lock()
-        self._events = client.meta.events
+        self._hooks = [
+            (
+                each.meta.events,
+                f"before-send.{each.meta.service_model.service_id.hyphenize()}",
+                partial(self._before_send, each._endpoint.http_session.send),
+            )
+            for each in (client, *others)
+        ]
 
     def __enter__(self) -> Self:
-        self._events.register_first(_BEFORE_SEND, self._before_send)
+        for events, name, hook in self._hooks:
+            events.register_first(name, hook)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._events.unregister(_BEFORE_SEND, self._before_send)
+        for events, name, hook in self._hooks:
+            events.unregister(name, hook)
 
     @property
     def has_struck(self) -> bool:
         return self.calls > self._at
 
-    def _before_send(self, request: Any, **_: Any) -> Any:
+    def _before_send(self, send: Callable[[Any], Any], request: Any, **_: Any) -> Any:
         with self._lock:
             number, self.calls = self.calls, self.calls + 1
-        if number == self._at:
-            return self._strike(request)
+        if number == self._at or (self._is_lasting and number > self._at):
+            return self._strike(send, request)
         if self._is_final and number > self._at:
             raise Died
         return None
 
-    def _throttle(self, request: Any) -> AWSResponse:
+    def _throttle(self, _send: Callable[[Any], Any], request: Any) -> AWSResponse:
         body = b'{"__type":"com.amazonaws.dynamodb#ProvisionedThroughputExceededException"}'
         return AWSResponse(request.url, 400, {}, _Raw(body))
 
-    def _timeout(self, request: Any) -> None:
+    _outage = _throttle
+
+    def _timeout(self, _send: Callable[[Any], Any], request: Any) -> None:
         raise ReadTimeoutError(endpoint_url=request.url)
 
-    def _timeout_after_success(self, request: Any) -> None:
-        self._send(request)
+    def _timeout_after_success(self, send: Callable[[Any], Any], request: Any) -> None:
+        send(request)
         raise ReadTimeoutError(endpoint_url=request.url)
 
-    def _death(self, _request: Any) -> None:
+    def _death(self, _send: Callable[[Any], Any], _request: Any) -> None:
         raise Died
 
-    def _death_after_success(self, request: Any) -> None:
-        self._send(request)
+    def _death_after_success(self, send: Callable[[Any], Any], request: Any) -> None:
+        send(request)
         raise Died
 
 
 KINDS: Final = ("throttle", "timeout", "timeout_after_success", "death", "death_after_success")
+OUTAGE: Final = "outage"
 
 
 class _Raw:

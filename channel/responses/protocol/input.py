@@ -99,9 +99,7 @@ _PART_SHAPES: Final[Mapping[str, type[Struct]]] = MappingProxyType(
 )
 
 
-def input_items(
-    given: str | Sequence[dict[str, Any]] | None, where: str = "input"
-) -> list[Item]:
+def input_items(given: str | Sequence[dict[str, Any]] | None, where: str = "input") -> list[Item]:
     """Return `input` in normal form: typed items, content as parts; unknown items as they are."""
     if not given:
         return []

@@ -12,6 +12,7 @@ from anyio.lowlevel import checkpoint
 from channel.agent import AgentEvent, Finish, Turn, TurnError
 from channel.auth import Principal
 from channel.contract import ChannelRequest
+from channel.conversations import LOCK_GRACE_S
 from channel.deadline import Deadline
 from channel.isolation import IsolationKeys, get_current_isolation_keys
 from channel.memory import InMemoryResponseStore
@@ -756,3 +757,72 @@ async def test_who_cannot_be_told_changes_nothing() -> None:
     await done(both.working(both.b))
 
     assert await status_on(both.a, begun["id"]) == "completed"
+
+
+# In conversations
+
+
+async def in_conversation(both: Instances, **fields: Any) -> tuple[str, dict[str, Any]]:
+    conversation: str = (await both.a.post("/v1/conversations", {})).json["id"]
+    return conversation, await both.a.begin(conversation=conversation, **fields)
+
+
+async def test_a_worker_that_is_gone_locks_its_conversation_no_longer_than_its_lease(
+    clock: Clock,
+) -> None:
+    agent = Gated()
+    both = Instances(agent, clock=clock)
+    conversation, _ = await in_conversation(both)
+    work = both.working(both.a)
+    await agent.has_begun.wait()
+    turn = {"input": "again", "conversation": conversation}
+    locked = await both.b.post("/v1/responses", turn)
+    assert locked.error_body["code"] == "conversation_locked"
+
+    clock.now += LEASE_S + LOCK_GRACE_S + 1  # nobody renews anything
+    agent.gate.set()
+    free = await both.b.post("/v1/responses", turn)
+    await done(work)
+
+    assert free.status == 200
+
+
+async def test_a_job_whose_first_attempt_could_not_read_its_turn_is_run_by_the_second() -> None:
+    class Unreadable(InMemoryResponseStore):
+        failures = 1
+
+        async def reopen(
+            self, keys: IsolationKeys, response_id: str, /, *, with_history: bool = True
+        ) -> tuple[StoredTurn, Branch] | None:
+            if self.failures:
+                self.failures -= 1
+                raise StoreError("down")
+            return await super().reopen(keys, response_id, with_history=with_history)
+
+    both = Instances(echo, store=Unreadable())
+    begun = await both.a.begin()
+    (job,) = both.jobs.held
+    with pytest.raises(StoreError):
+        await both.a.work(job)
+
+    await both.b.work(job)
+
+    assert await status_on(both.a, begun["id"]) == "completed"
+
+
+async def test_an_end_is_told_once_where_another_was_first(clock: Clock) -> None:
+    agent, webhooks = Gated(), Told()
+    both = Instances(agent, clock=clock, webhooks=webhooks)
+    begun = await both.a.begin()
+    work = both.working(both.a)
+    await agent.has_begun.wait()
+    clock.now += LEASE_S + 1
+    assert await status_on(both.b, begun["id"]) == "failed"
+    agent.gate.set()
+    await done(work)
+    assert webhooks.heard == []
+
+    (job,) = both.jobs.held
+    await both.b.work(job)
+
+    assert [heard[2:] for heard in webhooks.heard] == [(begun["id"], "failed")]

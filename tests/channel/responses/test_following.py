@@ -305,12 +305,12 @@ async def test_reads_that_fail_for_a_moment_are_tried_again_and_for_long_end_the
         failures = 3
 
         async def events(
-            self, keys: IsolationKeys, response_id: str, after: int, /
+            self, keys: IsolationKeys, response_id: str, after: int, /, *, is_strong: bool = False
         ) -> Sequence[EventBatch]:
             if self.failures:
                 self.failures -= 1
                 raise StoreError("down")
-            return await super().events(keys, response_id, after)
+            return await super().events(keys, response_id, after, is_strong=is_strong)
 
     runs = Mute()
     both = Instances(short, runs=runs)
