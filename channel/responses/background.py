@@ -235,9 +235,10 @@ class BackgroundTurns:
                 msg = f"Response with id '{response_id}' is in progress: cancel it, then delete it."
                 raise RequestError(msg) from None
             existed = await self._store.delete(keys, response_id)
+        # Also of one that is gone: a deletion that was cut off is finished.
+        await self._runs.forget(keys, response_id)
         if not existed:
             raise response_not_found(response_id)
-        await self._runs.forget(keys, response_id)
 
     async def cancel(self, caller: Caller, response_id: str) -> Response:
         """Cancel a background turn, or a stream that can be cancelled; return its response.

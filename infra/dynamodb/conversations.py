@@ -230,14 +230,16 @@ class DynamoDBConversationStore:
         if at is None:
             return None
         values = {":owner": {"S": owner}, ":until": rows.seconds(until), **self._long_ago()}
-        number = await self._count(
-            at, "SET own = :owner, lockexp = :until ADD v :one", _IS_FREE_OR_OWN, values
-        )
-        if number is None:
-            return None
         try:
+            number = await self._count(
+                at, "SET own = :owner, lockexp = :until ADD v :one", _IS_FREE_OR_OWN, values
+            )
+            if number is None:
+                return None
             history = await self._entries.all(at.partition, at.name)
-        except BaseException:
+        except ConversationLockedError:
+            raise
+        except BaseException:  # the lock may have been taken all the same
             with suppress(StoreError):
                 await self._unlock(at, owner)
             raise

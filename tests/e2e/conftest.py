@@ -41,3 +41,12 @@ def connect() -> Iterator[Connect]:
         with connected() as client:
             create_table(client, engines.TABLE)
         yield connected
+
+
+@pytest.fixture(scope="module")
+def clients(connect: Connect) -> Iterator[Any]:
+    """Return clients of the engine and of Lambda, healthy and fragile (`tests.e2e.faulty`)."""
+    from tests.e2e import faulty  # noqa: PLC0415 - imports moto
+
+    with faulty.clients(connect) as made:
+        yield made

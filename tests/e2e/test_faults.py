@@ -243,6 +243,12 @@ async def test_a_read_that_fails_may_be_repeated(healthy: Any, fragile: Any, kin
         "retrieve": ("GET", f"/responses/{kept}", {}, 4),
         "input items": ("GET", f"/responses/{kept}/input_items", {}, 3),
         "reference": ("POST", "/responses", {"input": [reference], "store": False}, 4),
+        "input tokens": ("POST", "/responses/input_tokens", {"previous_response_id": kept}, 3),
+        "compact": (
+            *("POST", "/responses/compact"),
+            {"model": "agent", "previous_response_id": kept},
+            3,
+        ),
     }
     for method, target, fields, calls in asked.values():
         site.ran.clear()
