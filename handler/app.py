@@ -137,7 +137,7 @@ def _webhooks(settings: Settings, client: Any) -> Webhooks | None:
 def _gateway(settings: Settings, client: Any) -> Any:
     if settings.table_name is None or settings.websocket_endpoint is None:
         return None
-    from channel.responses.gateway import Gateway
+    from channel.responses.sockets.gateway import Gateway
     from infra.dynamodb.connections import DynamoDBConnectionStore
     from infra.push import ManagementPush, make_management_client
 

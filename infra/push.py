@@ -32,7 +32,7 @@ class ConnectionLostError(OSError):
 
 
 class ManagementPush:
-    """The `Push` of one WebSocket API (`channel.responses.gateway`)."""
+    """The `Push` of one WebSocket API (`channel.responses.sockets.gateway`)."""
 
     max_bytes = MAX_MESSAGE_BYTES
 

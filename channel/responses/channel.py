@@ -28,10 +28,10 @@ from channel.memory_conversations import InMemoryConversationStore
 from channel.memory_idempotency import InMemoryIdempotencyStore
 from channel.memory_runs import InMemoryRunStore
 from channel.ports import Clock, Jobs, ResponseStore, RunStore, Sealer, Telemetry
-from channel.responses.background import BACKGROUND, ENDED, BackgroundTurns
-from channel.responses.conversations import Conversations
+from channel.responses.background.following import Follower, Position
+from channel.responses.background.turns import BACKGROUND, ENDED, BackgroundTurns
+from channel.responses.conversations.routes import Conversations
 from channel.responses.creating import Create, Resumed, Streams
-from channel.responses.following import Follower, Position
 from channel.responses.idempotency import Idempotency, IdempotencyStore
 from channel.responses.models import Models
 from channel.responses.operations import (
@@ -42,9 +42,9 @@ from channel.responses.operations import (
 from channel.responses.paging import asked_page
 from channel.responses.protocol.shapes import checked
 from channel.responses.run import TurnHooks
-from channel.responses.sockets import Limits, MakeSockets, WebSocketEndpoint
+from channel.responses.sockets.endpoint import Limits, MakeSockets, WebSocketEndpoint
 from channel.responses.webhooks import Webhooks
-from channel.responses.window_routes import window_routes
+from channel.responses.windows.routes import window_routes
 from channel.sealing import process_sealer
 
 

@@ -12,8 +12,8 @@ from channel.auth import Caller, caller_of
 from channel.deadline import DEADLINE, Deadline
 from channel.http import JSONReply, error_reply, read_body, request_id
 from channel.ports import Telemetry
-from channel.responses.background import BackgroundTurns
-from channel.responses.following import Follower, Position
+from channel.responses.background.following import Follower, Position
+from channel.responses.background.turns import BackgroundTurns
 from channel.responses.idempotency import HEADER, REPLAYED, Claimed, Idempotency, Replay
 from channel.responses.observing import Unobserved
 from channel.responses.operations import Prepared, ResponseOperations

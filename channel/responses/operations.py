@@ -24,9 +24,7 @@ from channel.deadline import Deadline
 from channel.faults import HookError
 from channel.isolation import IsolationKeys
 from channel.ports import Branch, Clock, ResponseStore, Sealer, StoredTurn
-from channel.responses.compaction import Compactor
-from channel.responses.conversation_turns import ConversationTurns, Hold
-from channel.responses.local_turns import LocalChain, LocalTurns
+from channel.responses.conversations.turns import ConversationTurns, Hold
 from channel.responses.paging import Page, list_page
 from channel.responses.protocol import ids, input as given_input
 from channel.responses.protocol.errors import (
@@ -40,7 +38,9 @@ from channel.responses.protocol.response import Response, ResponseConversation, 
 from channel.responses.protocol.stream import ResponseStream, ToolPolicy
 from channel.responses.protocol.window import COMPACTION
 from channel.responses.run import Save, TurnHooks, TurnRun
-from channel.responses.windows import CONTEXT_MANAGEMENT, COUNT, CREATE, ContextWindows
+from channel.responses.sockets.local_turns import LocalChain, LocalTurns
+from channel.responses.windows.compaction import Compactor
+from channel.responses.windows.context import CONTEXT_MANAGEMENT, COUNT, CREATE, ContextWindows
 
 
 WARM_UP: Final = "message.warm_up"

@@ -19,10 +19,10 @@ from typing import Final, TypeVar
 import msgspec
 
 from channel.ports import Clock, NewToken, StoredTurn, StoreError, random_hex
-from channel.responses.connection import ConnectionState
-from channel.responses.connections import Connection
-from channel.responses.frames import Frame
-from channel.responses.local_turns import LocalChain
+from channel.responses.sockets.connection import ConnectionState
+from channel.responses.sockets.connections import Connection
+from channel.responses.sockets.frames import Frame
+from channel.responses.sockets.local_turns import LocalChain
 from infra.dynamodb import codec, keys, rows
 from infra.dynamodb.client import Client, ConditionFailedError, Table, together
 from infra.dynamodb.rows import AttributeValues, Refusal, Rows, TurnRow

@@ -3,8 +3,8 @@
 from collections.abc import AsyncIterator
 
 from channel.agent import AgentEvent, Turn, Usage
-from channel.responses.compaction import REQUEST
 from channel.responses.protocol.items import text_of
+from channel.responses.windows.compaction import REQUEST
 
 
 async def agent(turn: Turn) -> AsyncIterator[AgentEvent]:

@@ -9,8 +9,8 @@ import pytest
 from channel.conversations import LOCK_GRACE_S
 from channel.isolation import IsolationKeys
 from channel.ports import Job, random_hex
+from channel.responses.background.watching import LEASE_S
 from channel.responses.operations import MAX_TURN_S, QUEUE_S
-from channel.responses.watching import LEASE_S
 from tests.channel.asgi import Wire, request
 from tests.channel.instances import Instance
 from tests.e2e.faulty import STRIKES, Clients, Deployment, Struck, require_retry
@@ -27,7 +27,7 @@ each_strike = pytest.mark.parametrize("kind", STRIKES)
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("following.POLL_S", "following.IDLE_POLL_S"):
+    for name in ("background.following.POLL_S", "background.following.IDLE_POLL_S"):
         monkeypatch.setattr(f"channel.responses.{name}", 0.001)
     for name in ("background.CANCEL_WAIT_S", "background._CANCEL_POLL_S"):
         monkeypatch.setattr(f"channel.responses.{name}", 0.001)

@@ -260,8 +260,8 @@ INTERLEAVINGS = st.lists(
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("channel.responses.watching.LOOK_S", 0.001)
-    monkeypatch.setattr("channel.responses.background._CANCEL_POLL_S", 0.005)
+    monkeypatch.setattr("channel.responses.background.watching.LOOK_S", 0.001)
+    monkeypatch.setattr("channel.responses.background.turns._CANCEL_POLL_S", 0.005)
 
 
 @pytest.fixture(scope="module")

@@ -153,7 +153,7 @@ def still() -> float:
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("POLL_S", "IDLE_POLL_S"):
-        monkeypatch.setattr(f"channel.responses.following.{name}", 0.001)
+        monkeypatch.setattr(f"channel.responses.background.following.{name}", 0.001)
 
 
 @contextmanager

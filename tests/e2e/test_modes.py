@@ -102,11 +102,15 @@ def in_table(client: Any) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("watching.LOOK_S", "following.POLL_S", "following.IDLE_POLL_S"):
+    for name in (
+        "background.watching.LOOK_S",
+        "background.following.POLL_S",
+        "background.following.IDLE_POLL_S",
+    ):
         monkeypatch.setattr(f"channel.responses.{name}", 0.005)
     for name in ("BATCH_S", "FIRST_BATCH_S"):
-        monkeypatch.setattr(f"channel.responses.event_log.{name}", 0.005)
-    monkeypatch.setattr("channel.responses.background._CANCEL_POLL_S", 0.02)
+        monkeypatch.setattr(f"channel.responses.background.event_log.{name}", 0.005)
+    monkeypatch.setattr("channel.responses.background.turns._CANCEL_POLL_S", 0.02)
 
 
 async def done(task: "asyncio.Task[Any]") -> Any:

@@ -14,10 +14,10 @@ from channel.agent import Turn
 from channel.deadline import TimeLeft
 from channel.host import AgentHost
 from channel.ports import Job, StoreError, random_hex
+from channel.responses.background.watching import LEASE_S, RENEWAL_S
 from channel.responses.channel import ResponsesChannel
-from channel.responses.gateway import CALL_S, FRAME, Gateway
-from channel.responses.sockets import Limits
-from channel.responses.watching import LEASE_S, RENEWAL_S
+from channel.responses.sockets.endpoint import Limits
+from channel.responses.sockets.gateway import CALL_S, FRAME, Gateway
 from handler.embedded import make_atomic
 from handler.events import DoorSettings, HTTPEvents, UnknownEventError
 from handler.websocket import WebSocketEvents, is_websocket_event

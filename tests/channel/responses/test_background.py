@@ -18,10 +18,10 @@ from channel.isolation import IsolationKeys, get_current_isolation_keys
 from channel.memory import InMemoryResponseStore
 from channel.memory_runs import InMemoryRunStore
 from channel.ports import Branch, Job, Run, StoredTurn, StoreError, TurnTooLargeError
-from channel.responses.background import BACKGROUND, ENDED
+from channel.responses.background.turns import BACKGROUND, ENDED
+from channel.responses.background.watching import LEASE_S
 from channel.responses.operations import QUEUE_S
 from channel.responses.protocol.response import Response
-from channel.responses.watching import LEASE_S
 from tests.channel.asgi import Wire, creating, get
 from tests.channel.instances import Instance, Instances
 
@@ -46,9 +46,13 @@ def clock() -> Clock:
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("watching.LOOK_S", "following.POLL_S", "following.IDLE_POLL_S"):
+    for name in (
+        "background.watching.LOOK_S",
+        "background.following.POLL_S",
+        "background.following.IDLE_POLL_S",
+    ):
         monkeypatch.setattr(f"channel.responses.{name}", 0.001)
-    monkeypatch.setattr("channel.responses.background._CANCEL_POLL_S", 0.01)
+    monkeypatch.setattr("channel.responses.background.turns._CANCEL_POLL_S", 0.01)
 
 
 class Gated:
@@ -470,11 +474,11 @@ async def test_cancelling_twice_gives_the_same_response() -> None:
 async def test_a_worker_that_does_not_listen_does_not_hold_up_a_cancellation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("channel.responses.background.CANCEL_WAIT_S", 0.02)
+    monkeypatch.setattr("channel.responses.background.turns.CANCEL_WAIT_S", 0.02)
     agent = Gated()
     both = Instances(agent)
     begun = await both.a.begin()
-    monkeypatch.setattr("channel.responses.watching.LOOK_S", 3600.0)
+    monkeypatch.setattr("channel.responses.background.watching.LOOK_S", 3600.0)
     work = both.working(both.a)
     await agent.has_begun.wait()
 
@@ -652,10 +656,10 @@ async def test_a_stream_cannot_be_cancelled_by_default() -> None:
 async def test_a_stream_that_does_not_stop_in_time_is_to_be_cancelled_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("channel.responses.background.CANCEL_WAIT_S", 0.02)
+    monkeypatch.setattr("channel.responses.background.turns.CANCEL_WAIT_S", 0.02)
     agent = Gated()
     both = Instances(agent, has_cancellable_streams=True)
-    monkeypatch.setattr("channel.responses.watching.LOOK_S", 3600.0)
+    monkeypatch.setattr("channel.responses.background.watching.LOOK_S", 3600.0)
     task, _, response_id = await streaming(both, agent)
 
     refused = await both.b.cancel(response_id)

@@ -27,9 +27,9 @@ from channel.contract import ChannelRequest
 from channel.deadline import DEADLINE, TimeLeft
 from channel.memory import InMemoryResponseStore
 from channel.ports import TurnFacts
-from channel.responses.compaction import REQUEST
 from channel.responses.protocol.errors import RequestError
 from channel.responses.protocol.items import Item, message, text_of
+from channel.responses.windows.compaction import REQUEST
 from channel.sealing import process_sealer
 from tests.channel.asgi import Wire, create, creating, get, hosted, request
 from tests.channel.instances import Instances

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from channel.responses.connection import (
+from channel.responses.sockets.connection import (
     Called,
     Claim,
     ConnectionState,
@@ -18,8 +18,8 @@ from channel.responses.connection import (
     Latest,
     farewell,
 )
-from channel.responses.frames import Frame, Refusal
-from channel.responses.sockets import Limits
+from channel.responses.sockets.endpoint import Limits
+from channel.responses.sockets.frames import Frame, Refusal
 
 
 LIMITS = Limits()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from channel.ports import EventBatch, StoreError
-from channel.responses.event_log import BATCH_S, FIRST_BATCH_S, MAX_BATCH_BYTES, EventLog
+from channel.responses.background.event_log import BATCH_S, FIRST_BATCH_S, MAX_BATCH_BYTES, EventLog
 from channel.responses.protocol.events import OutputTextDelta, StreamEvent
 from tests.channel.responses.still import StillLoop, passed, settled, timers
 

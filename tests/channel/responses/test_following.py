@@ -14,7 +14,7 @@ from channel.deadline import DEADLINE, Deadline
 from channel.isolation import IsolationKeys
 from channel.memory_runs import InMemoryRunStore
 from channel.ports import EventBatch, StoreError
-from channel.responses.watching import LEASE_S
+from channel.responses.background.watching import LEASE_S
 from tests.channel.asgi import Wire, creating, request
 from tests.channel.instances import Instances
 
@@ -35,11 +35,15 @@ class Clock:
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("watching.LOOK_S", "following.POLL_S", "following.IDLE_POLL_S"):
+    for name in (
+        "background.watching.LOOK_S",
+        "background.following.POLL_S",
+        "background.following.IDLE_POLL_S",
+    ):
         monkeypatch.setattr(f"channel.responses.{name}", 0.001)
     for name in ("BATCH_S", "FIRST_BATCH_S"):
-        monkeypatch.setattr(f"channel.responses.event_log.{name}", 0.001)
-    monkeypatch.setattr("channel.responses.background._CANCEL_POLL_S", 0.01)
+        monkeypatch.setattr(f"channel.responses.background.event_log.{name}", 0.001)
+    monkeypatch.setattr("channel.responses.background.turns._CANCEL_POLL_S", 0.01)
 
 
 async def talkative(_: Turn) -> AsyncIterator[AgentEvent]:

@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from channel.ports import StoreError
-from channel.responses.frames import (
+from channel.responses.protocol.errors import RequestError
+from channel.responses.protocol.response import Status
+from channel.responses.protocol.stream import ResponseStream
+from channel.responses.sockets.frames import (
     Frame,
     FrameWriter,
     Refusal,
@@ -15,9 +18,6 @@ from channel.responses.frames import (
     fault_message,
     read,
 )
-from channel.responses.protocol.errors import RequestError
-from channel.responses.protocol.response import Status
-from channel.responses.protocol.stream import ResponseStream
 from tests.channel.responses.protocol.machine import initial
 
 

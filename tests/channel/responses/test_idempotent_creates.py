@@ -187,7 +187,7 @@ async def test_a_background_stream_is_followed_again_from_its_beginning(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in ("POLL_S", "IDLE_POLL_S"):
-        monkeypatch.setattr(f"channel.responses.following.{name}", 0.001)
+        monkeypatch.setattr(f"channel.responses.background.following.{name}", 0.001)
     agent = Counting()
     agent.gate.clear()
     both = Instances(agent)

@@ -9,7 +9,7 @@ import pytest
 from channel.agent import AgentEvent, Turn, TurnError
 from channel.responses.protocol.items import Item, message
 from channel.responses.protocol.said import AgentEventError
-from channel.responses.tokens import estimated_input_tokens, input_tokens, item_tokens
+from channel.responses.windows.tokens import estimated_input_tokens, input_tokens, item_tokens
 from tests.channel.asgi import create, hosted, request
 
 

@@ -12,8 +12,15 @@ from starlette.types import Message, Receive
 from channel.isolation import IsolationKeys
 from channel.memory_runs import InMemoryRunStore
 from channel.ports import Run, StoreError
+from channel.responses.background.watching import (
+    LEASE_S,
+    LOOK_S,
+    RENEWAL_S,
+    Heartbeat,
+    Watch,
+    first_of,
+)
 from channel.responses.companion import CANCELLED
-from channel.responses.watching import LEASE_S, LOOK_S, RENEWAL_S, Heartbeat, Watch, first_of
 from tests.channel.responses.still import StillLoop, still_loop
 
 
@@ -216,7 +223,7 @@ class Renewals:
 def test_a_lease_is_renewed_also_while_an_agent_blocks_the_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("channel.responses.watching.RENEWAL_S", 0.001)
+    monkeypatch.setattr("channel.responses.background.watching.RENEWAL_S", 0.001)
     renewals = Renewals()
 
     async def block() -> None:
@@ -229,7 +236,7 @@ def test_a_lease_is_renewed_also_while_an_agent_blocks_the_loop(
 def test_a_renewal_that_fails_is_logged_by_its_kind_and_tried_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("channel.responses.watching.RENEWAL_S", 0.001)
+    monkeypatch.setattr("channel.responses.background.watching.RENEWAL_S", 0.001)
     renewals = Renewals(failures=2)
 
     with Heartbeat(renewals):
@@ -240,7 +247,7 @@ def test_a_renewal_that_fails_is_logged_by_its_kind_and_tried_again(
 
 
 def test_a_heartbeat_ends_with_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("channel.responses.watching.RENEWAL_S", 0.001)
+    monkeypatch.setattr("channel.responses.background.watching.RENEWAL_S", 0.001)
     renewals = Renewals()
     with Heartbeat(renewals):
         assert renewals.reached.wait(5)

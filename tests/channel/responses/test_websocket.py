@@ -14,7 +14,7 @@ from channel.memory import InMemoryResponseStore
 from channel.ports import Branch, StoredTurn, StoreError
 from channel.responses.channel import ResponsesChannel
 from channel.responses.protocol.response import Status
-from channel.responses.sockets import Limits
+from channel.responses.sockets.endpoint import Limits
 from tests.channel.asgi import KEYS, create, get, hosted, request
 from tests.channel.websocket import Socket, text_of
 

@@ -9,11 +9,11 @@ import pytest
 from channel.auth import Caller, Principal
 from channel.isolation import IsolationKeys
 from channel.ports import Branch, StoredTurn, StoreError, random_hex
-from channel.responses.connection import ConnectionState, Latest
-from channel.responses.connections import Connection
-from channel.responses.frames import Frame, Refusal
-from channel.responses.local_turns import LocalChain
-from channel.responses.sockets import Limits
+from channel.responses.sockets.connection import ConnectionState, Latest
+from channel.responses.sockets.connections import Connection
+from channel.responses.sockets.endpoint import Limits
+from channel.responses.sockets.frames import Frame, Refusal
+from channel.responses.sockets.local_turns import LocalChain
 from infra.dynamodb import keys
 from infra.dynamodb.client import Table
 from infra.dynamodb.connections import KEPT_S, DynamoDBConnectionStore

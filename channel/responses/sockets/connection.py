@@ -13,9 +13,9 @@ from enum import Enum, auto
 
 from msgspec import Struct, field
 
-from channel.responses.frames import DEFAULT_LANE, Frame, Refusal, error_message, refusal
 from channel.responses.protocol.errors import RequestError
-from channel.responses.sockets import Limits
+from channel.responses.sockets.endpoint import Limits
+from channel.responses.sockets.frames import DEFAULT_LANE, Frame, Refusal, error_message, refusal
 
 
 class Latest(Struct, frozen=True):

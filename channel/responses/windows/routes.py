@@ -19,7 +19,7 @@ from channel.responses.protocol.response import Response, Status
 from channel.responses.protocol.shapes import missing
 from channel.responses.replies import NO_RETRY, failed
 from channel.responses.run import FailedBeforeReplyError, TurnRun, facts_of
-from channel.responses.windows import COMPACT, COUNT
+from channel.responses.windows.context import COMPACT, COUNT
 
 
 _COUNTED: Final = (

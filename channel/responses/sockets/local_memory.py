@@ -4,8 +4,8 @@ import msgspec
 from msgspec import Struct
 
 from channel.ports import StoredTurn
-from channel.responses.connection import ConnectionState, Latest
-from channel.responses.local_turns import CONTINUABLE, LocalChain, LocalTurns
+from channel.responses.sockets.connection import ConnectionState, Latest
+from channel.responses.sockets.local_turns import CONTINUABLE, LocalChain, LocalTurns
 
 
 _encode = msgspec.json.Encoder().encode

@@ -1,7 +1,7 @@
 """What an agent is given of a conversation: after compactions, and within its `max_input_tokens`.
 
 Decided when a turn runs, by whichever process runs it. An agent may have the attributes
-`count_input_tokens` (`channel.responses.tokens`), `compact` (`channel.responses.compaction`) and
+`count_input_tokens` (`channel.responses.windows.tokens`), `compact` (`channel.responses.windows.compaction`) and
 `max_input_tokens`, a number: an input that is longer is refused, or loses its oldest items with
 `truncation: auto`. Without that attribute, `truncation` is the agent's own business.
 """
@@ -14,7 +14,6 @@ from typing import Any, Final
 from channel.agent import AgentEvent, OutputItem, TurnError, Usage
 from channel.contract import ChannelContext, ChannelRequest
 from channel.isolation import IsolationKeys
-from channel.responses.compaction import Compactor, close
 from channel.responses.protocol.items import Item
 from channel.responses.protocol.window import (
     COMPACTION,
@@ -24,7 +23,8 @@ from channel.responses.protocol.window import (
     windowed,
     without_oldest,
 )
-from channel.responses.tokens import input_tokens, item_tokens
+from channel.responses.windows.compaction import Compactor, close
+from channel.responses.windows.tokens import input_tokens, item_tokens
 from channel.turns import turn_of
 
 

@@ -11,11 +11,11 @@ from typing import Any, Final
 from starlette.types import Message, Receive, Scope, Send
 
 from channel.auth import Caller, caller_of
-from channel.responses.connection import Called, ConnectionState, farewell
-from channel.responses.frame_turns import FrameTurns
-from channel.responses.frames import Frame, read
-from channel.responses.local_memory import LocalMemory
-from channel.responses.sockets import Limits
+from channel.responses.sockets.connection import Called, ConnectionState, farewell
+from channel.responses.sockets.endpoint import Limits
+from channel.responses.sockets.frame_turns import FrameTurns
+from channel.responses.sockets.frames import Frame, read
+from channel.responses.sockets.local_memory import LocalMemory
 
 
 _GOING_AWAY: Final = 1001

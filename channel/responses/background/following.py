@@ -16,7 +16,7 @@ from channel.deadline import Deadline
 from channel.faults import log_fault
 from channel.isolation import IsolationKeys
 from channel.ports import Clock, EventBatch, RunStore, StoreError
-from channel.responses.background import BackgroundTurns
+from channel.responses.background.turns import BackgroundTurns
 from channel.responses.protocol.errors import RequestError
 from channel.responses.protocol.events import KeptEvent
 from channel.responses.protocol.response import Response

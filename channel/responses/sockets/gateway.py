@@ -30,7 +30,9 @@ from channel.ports import (
     Telemetry,
     random_hex,
 )
-from channel.responses.connection import (
+from channel.responses.background.watching import LEASE_S, LOOK_S, RENEWAL_S, Pause
+from channel.responses.operations import ResponseOperations
+from channel.responses.sockets.connection import (
     Called,
     Claim,
     ConnectionState,
@@ -38,13 +40,11 @@ from channel.responses.connection import (
     Latest,
     farewell,
 )
-from channel.responses.connections import Connection, ConnectionStore, Push
-from channel.responses.frame_turns import FrameTurns
-from channel.responses.frames import Frame, error_message, fault_message, read
-from channel.responses.local_turns import CONTINUABLE, LocalChain
-from channel.responses.operations import ResponseOperations
-from channel.responses.sockets import Limits
-from channel.responses.watching import LEASE_S, LOOK_S, RENEWAL_S, Pause
+from channel.responses.sockets.connections import Connection, ConnectionStore, Push
+from channel.responses.sockets.endpoint import Limits
+from channel.responses.sockets.frame_turns import FrameTurns
+from channel.responses.sockets.frames import Frame, error_message, fault_message, read
+from channel.responses.sockets.local_turns import CONTINUABLE, LocalChain
 
 
 FRAME: Final = "responses.frame"
@@ -75,7 +75,7 @@ class Gateway(Struct, frozen=True):
         limits: Limits,
         telemetry: Telemetry | None,
     ) -> "GatewayConnections":
-        """Return what serves them (`channel.responses.sockets.MakeSockets`)."""
+        """Return what serves them (`channel.responses.sockets.endpoint.MakeSockets`)."""
         turns = FrameTurns(operations, telemetry, max_message_bytes=self.push.max_bytes)
         return GatewayConnections(turns, self, jobs, clock, limits=limits)
 

@@ -10,12 +10,12 @@ from channel.deadline import Deadline
 from channel.http import ClientGoneError, new_request_id, request_id
 from channel.isolation import reset_current_isolation_keys, set_current_isolation_keys
 from channel.ports import Telemetry
-from channel.responses.connection import Ending
-from channel.responses.frames import Frame, FrameWriter, SendMessage, error_message
-from channel.responses.local_turns import LocalTurns
 from channel.responses.operations import Prepared, ResponseOperations
 from channel.responses.protocol.response import Status
 from channel.responses.run import facts_of
+from channel.responses.sockets.connection import Ending
+from channel.responses.sockets.frames import Frame, FrameWriter, SendMessage, error_message
+from channel.responses.sockets.local_turns import LocalTurns
 
 
 class FrameTurns:

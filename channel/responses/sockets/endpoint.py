@@ -37,7 +37,7 @@ class Limits(Struct, frozen=True, kw_only=True):
 MakeSockets: TypeAlias = Callable[
     [ResponseOperations, Jobs, Clock, Limits, Telemetry | None], Sockets
 ]
-"""Makes what serves the connections of a gateway (`channel.responses.gateway.Gateway`)."""
+"""Makes what serves the connections of a gateway (`channel.responses.sockets.gateway.Gateway`)."""
 
 
 _Serve: TypeAlias = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
@@ -71,7 +71,7 @@ class WebSocketEndpoint:
             await asyncio.wait(self._running, timeout=_DRAIN_S)
 
     def _imported(self) -> _Serve:
-        from channel.responses.frame_turns import FrameTurns  # noqa: PLC0415 - see above
-        from channel.responses.websocket import ResponsesWebSocket  # noqa: PLC0415 - see above
+        from channel.responses.sockets.frame_turns import FrameTurns  # noqa: PLC0415 - see above
+        from channel.responses.sockets.websocket import ResponsesWebSocket  # noqa: PLC0415 - see above
 
         return ResponsesWebSocket(FrameTurns(self._operations, self._telemetry), self._limits)

@@ -46,8 +46,9 @@ from channel.ports import (
     UnfinishedError,
     random_hex,
 )
-from channel.responses.conversation_turns import Hold
-from channel.responses.event_log import EventLog
+from channel.responses.background.event_log import EventLog
+from channel.responses.background.watching import LEASE_S, Heartbeat, Pause, Watch, first_of
+from channel.responses.conversations.turns import Hold
 from channel.responses.observing import Observer, Unobserved
 from channel.responses.operations import (
     MAX_TURN_S,
@@ -62,7 +63,6 @@ from channel.responses.protocol.response import Response, ResponseFailure, Statu
 from channel.responses.protocol.salvage import salvaged
 from channel.responses.protocol.stream import queue
 from channel.responses.run import facts_of
-from channel.responses.watching import LEASE_S, Heartbeat, Pause, Watch, first_of
 from channel.responses.webhooks import Webhooks
 
 

@@ -7,9 +7,9 @@ from msgspec import Struct
 
 from channel.auth import Caller
 from channel.ports import StoredTurn
-from channel.responses.connection import ConnectionState
-from channel.responses.frames import Frame
-from channel.responses.local_turns import LocalChain
+from channel.responses.sockets.connection import ConnectionState
+from channel.responses.sockets.frames import Frame
+from channel.responses.sockets.local_turns import LocalChain
 
 
 _Result = TypeVar("_Result")

@@ -1,0 +1,1 @@
+"""Background responses: begun by one invocation, run by another, looked at and cancelled from any."""

@@ -1,0 +1,1 @@
+"""Conversations: their routes, and the turns that go on with them."""

@@ -1,0 +1,1 @@
+"""WebSocket mode: one observer of turns, two transports."""
