@@ -10,6 +10,8 @@ BIN := $(VENV)/bin
 PACKAGES := channel handler infra
 AGENT_STAMP := $(if $(wildcard agent/requirements.txt),$(VENV)/.agent-stamp)
 CODE := $(PACKAGES) tests
+# A file's tests share engines and servers, so they stay together.
+PARALLEL := --numprocesses auto --maxprocesses 8 --dist loadfile
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
@@ -27,14 +29,16 @@ webhooks: $(VENV)/.local-stamp ## webhook endpoints: ARGS="create --principal NA
 	@$(BIN)/lambda-responses webhooks $(ARGS)
 
 test: $(VENV)/.dev-stamp ## all tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 check: $(VENV)/.dev-stamp ## format, lint, types, import rules, tests with branch coverage
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(PARALLEL) $(ARGS)
+	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
 bench: $(VENV)/.dev-stamp ## speed, as ratios to bare Starlette
@@ -138,5 +142,5 @@ requirements: | $(BIN)/python ## pin again what pyproject.toml asks for (UPGRADE
 	pin requirements.txt "What the deployed zip holds" -c requirements-dev.txt
 
 clean: ## remove everything that make made
-	rm -rf $(VENV) .tools .aws-sam build dist .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .tools .aws-sam build dist .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -27,10 +27,11 @@ each_strike = pytest.mark.parametrize("kind", STRIKES)
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("background.following.POLL_S", "background.following.IDLE_POLL_S"):
-        monkeypatch.setattr(f"channel.responses.{name}", 0.001)
-    for name in ("background.CANCEL_WAIT_S", "background._CANCEL_POLL_S"):
-        monkeypatch.setattr(f"channel.responses.{name}", 0.001)
+    background = "channel.responses.background"
+    for name in ("following.POLL_S", "following.IDLE_POLL_S"):
+        monkeypatch.setattr(f"{background}.{name}", 0.001)
+    for name in ("turns.CANCEL_WAIT_S", "turns._CANCEL_POLL_S"):
+        monkeypatch.setattr(f"{background}.{name}", 0.001)
 
 
 @pytest.fixture
@@ -139,8 +140,9 @@ async def begun(deployment: Deployment, case: Beginning) -> Begun:
 WORK: Mapping[str, tuple[Beginning, int]] = {
     # The record, the claim, the save, the events, whom to tell.
     "stream": (BEGINNINGS["stream"], 5),
-    # The record, the history, the claim; that the lock holds, the save, the unlock; whom to tell.
-    "in a conversation": (BEGINNINGS["in a conversation"], 7),
+    # The record, the history, the claim, the lock's time; that it holds, the save, the unlock; whom
+    # to tell.
+    "in a conversation": (BEGINNINGS["in a conversation"], 8),
 }
 
 

@@ -43,7 +43,7 @@ def test_the_blocks_of_the_api_page_run_one_after_another(
         exec(block.replace(LOCAL, root), names)
         said.append(capsys.readouterr().out)
 
-    silent, polled, cancelled, resumed, talked, counted, keyed = said
+    silent, polled, cancelled, resumed, talked, counted, framed, keyed = said
     assert silent == ""
     assert polled.startswith("completed ")
     assert cancelled == "cancelled\n"
@@ -51,4 +51,5 @@ def test_the_blocks_of_the_api_page_run_one_after_another(
     assert "Ada" in talked
     assert "['message', 'message', 'message', 'message']" in talked
     assert int(counted) > 0
+    assert framed.strip()
     assert len(set(keyed.split())) == 1

@@ -239,16 +239,12 @@ async def test_a_read_that_fails_may_be_repeated(healthy: Any, fragile: Any, kin
     kept = await site.create()
     body = kept.removeprefix("resp_")
     reference = {"type": "item_reference", "id": f"msg_{body}0001"}
-    asked = {
+    asked: dict[str, tuple[str, str, dict[str, Any], int]] = {
         "retrieve": ("GET", f"/responses/{kept}", {}, 4),
         "input items": ("GET", f"/responses/{kept}/input_items", {}, 3),
         "reference": ("POST", "/responses", {"input": [reference], "store": False}, 4),
         "input tokens": ("POST", "/responses/input_tokens", {"previous_response_id": kept}, 3),
-        "compact": (
-            *("POST", "/responses/compact"),
-            {"model": "agent", "previous_response_id": kept},
-            3,
-        ),
+        "compact": ("POST", "/responses/compact", {"model": "m", "previous_response_id": kept}, 3),
     }
     for method, target, fields, calls in asked.values():
         site.ran.clear()
