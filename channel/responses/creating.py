@@ -97,7 +97,10 @@ class Create:
         exchange = _Exchange(
             caller_of(scope), body, scope.get(DEADLINE), scope, receive, send, started_at
         )
-        key = next((value for name, value in scope["headers"] if name == _KEY_HEADER), None)
+        key: bytes | None = None
+        for name, value in scope["headers"]:
+            if name == _KEY_HEADER:
+                key = value
         if key is None:
             await self._serve(exchange, None)
             return

@@ -71,13 +71,13 @@ class ChannelOptions(Struct, frozen=True, kw_only=True):
     response_id_factory: ResponseIdFactory | None
 
 
-class _Entered(Struct, frozen=True):
+class _Entered(Struct, frozen=True, gc=False):
     branch: Branch
     hold: Hold | None = None
     carries_history: bool = False
 
 
-class Prepared(Struct, frozen=True):
+class Prepared(Struct, frozen=True, gc=False):
     """A request that can be run: checked, with ids, and with the history that it continues.
 
     `has_own_history` where a hook has changed what was loaded. `carried` is history that is kept
@@ -169,8 +169,9 @@ class ResponseOperations:
         deadline: Deadline | None,
         local: LocalTurns | None,
     ) -> _Entered:
-        conversation = request.conversation_id
-        if conversation is not None:
+        if request.conversation is None and local is None:
+            return _Entered(await self._continued(caller, request))
+        if (conversation := request.conversation_id) is not None:
             limit_s = _longest_s(request, deadline)
             return _Entered(*await self._conversations.enter(caller.keys, conversation, limit_s))
         previous = request.previous_response_id
@@ -211,11 +212,11 @@ class ResponseOperations:
 
     async def _continued(self, caller: Caller, request: CreateResponse) -> Branch:
         """Return the history that a request names, without entering anything."""
-        previous, conversation = request.previous_response_id, request.conversation_id
+        previous = request.previous_response_id
         branch = await self._store.branch(caller.keys, previous)
         if branch is None:
             raise previous_response_not_found(previous or "")
-        if conversation is not None:
+        if (conversation := request.conversation_id) is not None:
             branch = await self._conversations.look(caller.keys, conversation, branch)
         return branch
 
@@ -232,7 +233,8 @@ class ResponseOperations:
         branch = entered.branch
         history = history_of(branch.turns)
         kinds = {item["type"] for item in items}
-        items = await self.resolved(caller.keys, items, history)
+        if not _RESOLVED.isdisjoint(kinds):
+            items = await self.resolved(caller.keys, items, history)
         if history or kinds != {"message"}:
             given_input.require_paired_calls(history, items)
         _require_room(items)
@@ -309,8 +311,8 @@ class ResponseOperations:
         echoed = {name: value for name, value in given.items() if name in _ECHOED}
         if request.service_tier in (None, "", "auto"):
             echoed["service_tier"] = "default"
-        if request.conversation_id is not None:
-            echoed["conversation"] = ResponseConversation(request.conversation_id)
+        if (conversation := request.conversation_id) is not None:
+            echoed["conversation"] = ResponseConversation(conversation)
         return Response(
             id=factory(request.previous_response_id) if factory else ids.response_id(branch.body),
             created_at=int(self._clock()),
@@ -430,6 +432,7 @@ async def _say_nothing() -> AsyncIterator[AgentEvent]:
         yield event
 
 
+_RESOLVED: Final = frozenset({given_input.REFERENCE, COMPACTION})
 _ECHOED: Final = frozenset(Response.__struct_fields__) & frozenset(
     CreateResponse.__struct_fields__
 ) - {"background", "conversation", "model"}

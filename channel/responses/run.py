@@ -9,7 +9,7 @@ no timer.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from math import inf
 from time import monotonic
 from typing import Any, Final
@@ -325,18 +325,12 @@ class TurnRun:
         except StoreError as error:  # what it holds runs out by itself
             log_fault(_LOG, "turn not released", error)
 
-    @contextmanager
-    def _short_calls(self) -> Iterator[None]:
+    def _short_calls(self) -> AbstractContextManager[None]:
         """Let calls of a store be short where the time of the turn is over."""
         deadline = self._deadline
         if deadline is None or monotonic() < deadline.ends_at:
-            yield
-            return
-        token = call_limit_s.set(deadline.call_s)
-        try:
-            yield
-        finally:
-            call_limit_s.reset(token)
+            return _AS_LONG_AS_THEY_TAKE
+        return _limited_calls(deadline.call_s)
 
     def _fail(self, error: Exception) -> None:
         """Let a response that was settled be a failed one; nothing is open that would cause events."""
@@ -405,6 +399,18 @@ class TurnRun:
 
     def _now(self) -> int:
         return int(self._clock())
+
+
+_AS_LONG_AS_THEY_TAKE: Final = nullcontext()
+
+
+@contextmanager
+def _limited_calls(limit_s: float) -> Iterator[None]:
+    token = call_limit_s.set(limit_s)
+    try:
+        yield
+    finally:
+        call_limit_s.reset(token)
 
 
 def facts_of(turn: TurnRun, outcome: str, started_at: float, *, is_stream: bool) -> TurnFacts:

@@ -17,6 +17,9 @@ from tests.channel.asgi import Wire
 from tests.handler.events import Context
 
 
+_LONGEST_S = 10.0
+
+
 @dataclass(frozen=True)
 class Reply:
     """What came back; header names are lower-case."""
@@ -122,10 +125,15 @@ def through(runner: asyncio.Runner, app: ASGIApp) -> Door:
     def ask(method: str, target: str, headers: Mapping[str, str], body: bytes) -> Reply:
         path, _, query = target.partition("?")
         wire = Wire(method, path, body=body, headers=headers, query=query)
-        runner.run(wire.run(app))
+        runner.run(_in_time(wire, app))
         return Reply(wire.status, _lower(wire.headers), wire.body)
 
     return ask
+
+
+async def _in_time(wire: Wire, app: ASGIApp) -> None:
+    async with asyncio.timeout(_LONGEST_S):
+        await wire.run(app)
 
 
 LambdaEvent = dict[str, Any]

@@ -68,9 +68,10 @@ class CreateResponse(Struct, frozen=True, omit_defaults=True, gc=False):
     @property
     def conversation_id(self) -> str | None:
         """The id of the conversation, which may be given as `{"id"}`; raises `RequestError`."""
-        if isinstance(self.conversation, dict):
-            return checked(self.conversation, _NamedConversation, "conversation").id
-        return self.conversation
+        given = self.conversation
+        if given is None or isinstance(given, str):
+            return given
+        return checked(given, _NamedConversation, "conversation").id
 
 
 class _Body(CreateResponse, frozen=True, gc=False):

@@ -89,11 +89,11 @@ class ContextWindows:
     def _concerns(self, asked: ChannelRequest) -> bool:
         if self.limit is not None or asked.attributes.get(CONTEXT_MANAGEMENT):
             return True
-        return any(
-            item.get("type") == COMPACTION
-            for items in (asked.history, asked.input)
-            for item in items
-        )
+        for items in (asked.input, asked.history):
+            for item in items:
+                if item["type"] == COMPACTION:
+                    return True
+        return False
 
     async def _compact(self, asked: ChannelRequest) -> AsyncIterator[AgentEvent]:
         seen, kept = await self.seen(asked), await self.kept(asked)
