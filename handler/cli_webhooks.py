@@ -9,6 +9,7 @@ import click
 
 from channel.responses.webhooks import EVENT_TYPES
 from infra.dynamodb.webhooks import WebhookTable
+from infra.settings import Settings
 
 
 _TABLE = click.option("--table", metavar="NAME", help="Default: TABLE_NAME.")
@@ -46,6 +47,7 @@ def create(
     """Register an endpoint, and print its signing secret, this once."""
     event_types = [event_type.strip() for event_type in events.split(",")]
     with _open(table, region) as (rows, _):
+        allow_private = allow_private or Settings.from_env().webhooks_allow_private
         endpoint = asyncio.run(
             rows.register(principal, url, event_types, allow_private=allow_private)
         )

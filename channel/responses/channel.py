@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 from starlette.datastructures import QueryParams
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
@@ -40,6 +41,7 @@ from channel.responses.operations import (
     ResponseOperations,
 )
 from channel.responses.paging import asked_page
+from channel.responses.protocol.errors import RequestError
 from channel.responses.protocol.shapes import checked
 from channel.responses.run import TurnHooks
 from channel.responses.sockets.endpoint import Limits, MakeSockets, WebSocketEndpoint
@@ -176,6 +178,7 @@ class ResponsesChannel:
         return ChannelContribution(
             routes=[
                 Route("/responses", create, methods=["POST"]),
+                Route("/responses", _no_websocket, methods=["GET"]),
                 WebSocketRoute("/responses", websocket),
                 *window_routes(operations, self._telemetry),
                 Route(one, stored.one, methods=["GET", "DELETE"]),
@@ -195,6 +198,16 @@ class ResponsesChannel:
             return None
         limits, telemetry = self._websocket_limits, self._telemetry
         return self._gateway(operations, jobs, self._clock, limits, telemetry)
+
+
+async def _no_websocket(request: Request) -> JSONReply:
+    """Tell who asks for WebSocket mode through a door that has none, as a function URL."""
+    if request.headers.get("upgrade", "").lower() != "websocket":
+        raise HTTPException(405, headers={"allow": "POST"})
+    msg = "WebSocket mode is not at this URL: use the WebSocket API beside it, where there is one."
+    raise RequestError(
+        msg, status=426, code="websocket_not_supported", headers={"upgrade": "websocket"}
+    )
 
 
 class _Stored:

@@ -170,14 +170,16 @@ class Create:
             await JSONReply(response, headers=headers).send_to(exchange.send)
             return
         is_over = response.status.is_terminal
-        if not is_over:
-            await self._streams.follower.opened(exchange.caller, response_id)
+        # The events themselves, where they are kept: a client may resume this stream by their numbers.
+        has_events = response.background and await self._streams.follower.has_events(
+            exchange.caller.keys, response_id
+        )
         writer = self._streams.writer(exchange.scope, exchange.send, headers)
-        if is_over:
+        if is_over and not has_events:
             writer.take(replayed(response))
             await writer.close()
             return
-        position = Position(exchange.caller.keys, response_id)
+        position = Position(exchange.caller.keys, response_id, is_over=is_over)
         await self._streams.follower.follow(position, writer, exchange.receive, exchange.deadline)
 
 

@@ -122,6 +122,7 @@ class Sandbox:
         await self._api.start()
         init_s, later = self._function.init_timeout_s, asyncio.get_running_loop().call_later
         late = later(init_s, self._check_init)
+        ended = Failure("Runtime.Stopped", "The process was stopped")
         try:
             ended = await self._run_process()
         finally:

@@ -66,7 +66,8 @@ def make_aws_client(
     )
     return botocore.session.Session().create_client(
         service,
-        region_name=region or ("us-east-1" if is_local else None),
+        # Engines keep regions apart, and nobody means that of one's own machine.
+        region_name="us-east-1" if is_local else region,
         endpoint_url=endpoint,
         aws_access_key_id="local" if is_local else None,
         aws_secret_access_key="local" if is_local else None,

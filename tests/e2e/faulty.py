@@ -177,10 +177,7 @@ class Deployment:
         calls: int,
         **options: Any,
     ) -> AsyncIterator[Struck[_Given]]:
-        """Do something again and again, each time with the next of its calls struck, all of them.
-
-        What goes on after a number of calls (a stream that nobody reads any more) ends with them.
-        """
+        """Do something again and again, each time with the next of its calls struck."""
         for at in range(calls):
             made = await given()
             struck, has_struck = await self._strike(kind, at, act, made, options)
@@ -188,6 +185,17 @@ class Deployment:
             if isinstance(struck.reply, Wire) and struck.reply.sent:
                 require_no_leak(struck.reply)
             yield struck
+
+    async def require_calls(
+        self,
+        calls: int,
+        act: Callable[[Instance, _Given], Awaitable[Any]],
+        given: Callable[[], Awaitable[_Given]],
+        **options: Any,
+    ) -> None:
+        """Require that something makes as many calls, of which none is struck."""
+        _, has_struck = await self._strike(STRIKES[0], calls, act, await given(), options)
+        assert not has_struck, f"it makes more than {calls} calls"
 
     async def _strike(
         self,

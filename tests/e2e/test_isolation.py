@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, TypeAlias
 
 import pytest
@@ -18,7 +19,7 @@ from channel.responses.channel import ResponsesChannel
 from channel.responses.protocol import ids
 from channel.sealing import Secret, SecretSealer
 from infra.dynamodb import keys
-from infra.dynamodb.client import Client as DynamoDBClient
+from infra.dynamodb.client import create_table
 from infra.dynamodb.conversations import DynamoDBConversationStore
 from infra.dynamodb.idempotency import DynamoDBIdempotencyStore
 from infra.dynamodb.runs import DynamoDBRunStore
@@ -28,12 +29,13 @@ from tests.channel.instances import HeldJobs
 from tests.e2e.conftest import Connect
 from tests.e2e.doors import Client, Door, Reply, over_http, through
 from tests.e2e.server import running
-from tests.infra import engines
 from tests.infra.turns import own_secret
 
 
 USER, CHAT = "x-agent-user-isolation-key", "x-agent-chat-isolation-key"
 ENGINES = ("memory", "moto")
+
+_tables = count()
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ APART: Mapping[str, tuple[Who, Who]] = {
 
 
 @pytest.fixture(scope="module")
-def client(connect: Connect) -> Iterator[DynamoDBClient]:
+def client(connect: Connect) -> Iterator[Any]:
     with connect() as made:
         yield made
 
@@ -157,9 +159,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def opened(
-    engine: str, client: DynamoDBClient, agent: Callable[[Turn], Any] | None = None
-) -> Iterator[Site]:
+def opened(engine: str, client: Any, agent: Callable[[Turn], Any] | None = None) -> Iterator[Site]:
     tokens, jobs, secret = Tokens(), HeldJobs(), own_secret()
     stores = in_memory(tokens) if engine == "memory" else in_table(client, tokens, secret)
     channel = ResponsesChannel(
@@ -176,8 +176,10 @@ def in_memory(tokens: Tokens) -> dict[str, Any]:
     return {"store": store, "conversations": conversations}
 
 
-def in_table(client: DynamoDBClient, tokens: Tokens, secret: Secret) -> dict[str, Any]:
-    at: Any = {"client": client, "table": engines.TABLE, "secret": secret, "clock": still}
+def in_table(client: Any, tokens: Tokens, secret: Secret) -> dict[str, Any]:
+    table = f"isolation-{next(_tables)}"  # a small one: moto looks at every row for a Query
+    create_table(client, table)
+    at: Any = {"client": client, "table": table, "secret": secret, "clock": still}
     return {
         "store": DynamoDBResponseStore(**at, new_token=tokens),
         "conversations": DynamoDBConversationStore(**at, new_token=tokens),
@@ -242,13 +244,9 @@ class Own:
         return cls(made, item["id"])
 
 
-def asked_of_conversation(
-    client: Client, conversation_id: str, item_id: str, own: Own
-) -> list[Reply]:
-    """Ask every route that takes the id of a conversation, or of an item of one."""
-    target, mine = f"/conversations/{conversation_id}", f"/conversations/{own.conversation_id}"
-    given = {"type": "message", "role": "user", "content": "Hi"}
-    reference = {"type": "item_reference", "id": item_id}
+def asked_of_conversation(client: Client, conversation_id: str, item_id: str) -> list[Reply]:
+    """Ask every route that takes the id of a conversation."""
+    target, given = f"/conversations/{conversation_id}", {"role": "user", "content": "Hi"}
     replies = [
         client.get(target),
         client.ask("HEAD", target),
@@ -256,20 +254,33 @@ def asked_of_conversation(
         client.ask("POST", target, {"metadata": {"a": "b"}}),
         client.get(f"{target}/items"),
         client.get(f"{target}/items?limit=1&order=asc&after={item_id}"),
-        client.get(f"{target}/items?after={own.item_id}"),
-        client.get(f"{mine}/items?after={item_id}"),
-        client.ask("POST", f"{target}/items", {"items": [given]}),
-        client.ask("POST", f"{mine}/items", {"items": [reference]}),
-        client.ask("POST", "/conversations", {"items": [given, reference]}),
+        client.ask("POST", f"{target}/items", {"items": [{"type": "message", **given}]}),
+        client.get(f"{target}/items/{item_id}"),
+        client.delete(f"{target}/items/{item_id}"),
         client.delete(target),
         client.ask("POST", "/responses/input_tokens", {"conversation": conversation_id}),
-        client.post(input=[reference], conversation=own.conversation_id),
+        client.post(input="On.", conversation=conversation_id),
     ]
-    for of, item in ((target, item_id), (target, own.item_id), (mine, item_id)):
-        replies += [client.get(f"{of}/items/{item}"), client.delete(f"{of}/items/{item}")]
-    for fields in ({}, {"stream": True}, {"store": False}, {"background": True}):
-        replies.append(client.post(input="On.", conversation={"id": conversation_id}, **fields))
+    for fields in ({"stream": True}, {"store": False}, {"background": True}):
+        replies += [client.post(input="On.", conversation={"id": conversation_id}, **fields)]
     return replies
+
+
+def asked_with_own(client: Client, own: Own, conversation_id: str, item_id: str) -> list[Reply]:
+    """Ask for an item in a conversation of one's own, and for one's own in another conversation."""
+    target, mine = f"/conversations/{conversation_id}", f"/conversations/{own.conversation_id}"
+    reference = {"type": "item_reference", "id": item_id}
+    return [
+        client.get(f"{mine}/items?after={item_id}"),
+        client.get(f"{mine}/items/{item_id}"),
+        client.delete(f"{mine}/items/{item_id}"),
+        client.ask("POST", f"{mine}/items", {"items": [reference]}),
+        client.post(input=[reference], conversation=own.conversation_id),
+        client.ask("POST", "/conversations", {"items": [reference]}),
+        client.get(f"{target}/items?after={own.item_id}"),
+        client.get(f"{target}/items/{own.item_id}"),
+        client.delete(f"{target}/items/{own.item_id}"),
+    ]
 
 
 Told: TypeAlias = tuple[int, dict[str, str], bytes]
@@ -295,7 +306,7 @@ on_each_engine = pytest.mark.parametrize("engine", ENGINES)
 @over_all_pairs
 @on_each_engine
 def test_nobody_else_can_tell_whether_a_response_exists(
-    client: DynamoDBClient, engine: str, apart: tuple[Who, Who]
+    client: Any, engine: str, apart: tuple[Who, Who]
 ) -> None:
     with opened(engine, client) as site:
         owner, other = site.pair(apart)
@@ -320,7 +331,7 @@ def test_nobody_else_can_tell_whether_a_response_exists(
 @over_all_pairs
 @on_each_engine
 def test_nobody_else_can_tell_of_a_background_response_whether_it_waits_or_has_ended(
-    client: DynamoDBClient, engine: str, apart: tuple[Who, Who]
+    client: Any, engine: str, apart: tuple[Who, Who]
 ) -> None:
     with opened(engine, client) as site:
         owner, other = site.pair(apart)
@@ -352,7 +363,7 @@ def test_nobody_else_can_tell_of_a_background_response_whether_it_waits_or_has_e
 @over_all_pairs
 @on_each_engine
 def test_nobody_else_can_tell_of_a_conversation_whether_it_exists_or_is_locked(
-    client: DynamoDBClient, engine: str, apart: tuple[Who, Who]
+    client: Any, engine: str, apart: tuple[Who, Who]
 ) -> None:
     name, given = "c0" * 10, {"type": "message", "role": "user", "content": "My name is Ada."}
     conversation_id = ids.conversation_id(name)
@@ -363,13 +374,19 @@ def test_nobody_else_can_tell_of_a_conversation_whether_it_exists_or_is_locked(
         added, turn = (site.entry_body(name, number, f"e{number}") for number in (1, 2))
         item_id, response_id = ids.item_id("message", added, 0), ids.response_id(turn)
 
-        def asked() -> tuple[list[Told], list[Told]]:
-            said = f"{target}/items/{ids.item_id('message', turn, 1)}"
-            of_turn = [*asked_each_route(other, response_id), other.get(said), other.delete(said)]
-            of_conversation = asked_of_conversation(other, conversation_id, item_id, own)
-            return told(of_conversation), told(of_turn)
+        def asked() -> list[Told]:
+            return told(asked_of_conversation(other, conversation_id, item_id))
 
-        before = asked()
+        def asked_more() -> list[Told]:
+            said = ids.item_id("message", turn, 1)
+            replies = [
+                *asked_each_route(other, response_id),
+                *asked_with_own(other, own, conversation_id, item_id),
+                other.get(f"{target}/items/{said}"),
+            ]
+            return told(replies)
+
+        before, more_before = asked(), asked_more()
         with site.tokens.foretold("c0"):
             created = owner.ask("POST", "/conversations", {"metadata": {"topic": "names"}})
         with site.tokens.foretold("e1"):
@@ -380,15 +397,14 @@ def test_nobody_else_can_tell_of_a_conversation_whether_it_exists_or_is_locked(
             )
         refused, locked = owner.post(input="And now?", conversation=conversation_id), asked()
         site.work()
-        ended = asked()
+        ended, more_ended = asked(), asked_more()
         kept = [owner.get(path).json for path in (target, f"/responses/{response_id}")]
         listed = owner.get(f"{target}/items?order=asc").json["data"]
-        deleted = owner.delete(target)
-        afterwards = told(asked_of_conversation(other, conversation_id, item_id, own))
+        deleted, afterwards = owner.delete(target), asked()
 
-    assert {status for status, _, _ in [*before[0], *before[1]]} == {400, 404, 405}
+    assert {status for status, _, _ in [*before, *more_before]} == {400, 404, 405}
     assert locked == before
-    assert ended == before
+    assert (ended, more_ended) == (before, more_before)
     assert (created.json["id"], items.json["first_id"]) == (conversation_id, item_id)
     assert (begun["id"], refused.error["code"]) == (response_id, "conversation_locked")
     assert kept[0] == created.json
@@ -397,13 +413,13 @@ def test_nobody_else_can_tell_of_a_conversation_whether_it_exists_or_is_locked(
         *["My name is Ada.", "What is my name?", "Your name is Ada."]
     ]
     assert deleted.status == 200
-    assert afterwards == before[0]
+    assert afterwards == before
 
 
 @over_all_pairs
 @on_each_engine
 def test_an_idempotency_key_of_another_is_an_unused_one_in_progress_and_after(
-    client: DynamoDBClient, engine: str, apart: tuple[Who, Who]
+    client: Any, engine: str, apart: tuple[Who, Who]
 ) -> None:
     gate, has_begun = asyncio.Event(), asyncio.Event()
 
@@ -462,7 +478,7 @@ def with_key(who: Who, key: str) -> Who:
 @over_all_pairs
 @on_each_engine
 def test_a_compaction_that_was_sealed_for_another_is_refused_like_one_of_nobody(
-    client: DynamoDBClient, engine: str, apart: tuple[Who, Who]
+    client: Any, engine: str, apart: tuple[Who, Who]
 ) -> None:
     asked = {"model": "agent", "input": "My name is Ada."}
     with opened(engine, client) as site:
@@ -506,7 +522,7 @@ def asked_with_compaction(client: Client, item: dict[str, Any], own: Own) -> lis
 @over_all_pairs
 @on_each_engine
 def test_the_same_id_in_two_partitions_is_two_responses(
-    client: DynamoDBClient, engine: str, apart: tuple[Who, Who]
+    client: Any, engine: str, apart: tuple[Who, Who]
 ) -> None:
     with opened(engine, client) as site, site.tokens.foretold("5a"):
         owner, other = site.pair(apart)
@@ -534,7 +550,7 @@ def test_the_same_id_in_two_partitions_is_two_responses(
 @over_all_pairs
 @on_each_engine
 def test_the_same_id_in_two_partitions_is_two_background_responses(
-    client: DynamoDBClient, engine: str, apart: tuple[Who, Who]
+    client: Any, engine: str, apart: tuple[Who, Who]
 ) -> None:
     with opened(engine, client) as site, site.tokens.foretold("5a"):
         owner, other = site.pair(apart)
@@ -560,7 +576,7 @@ def test_the_same_id_in_two_partitions_is_two_background_responses(
 @over_all_pairs
 @on_each_engine
 def test_the_same_id_in_two_partitions_is_two_conversations(
-    client: DynamoDBClient, engine: str, apart: tuple[Who, Who]
+    client: Any, engine: str, apart: tuple[Who, Who]
 ) -> None:
     with opened(engine, client) as site:
         owner, other = site.pair(apart)
@@ -595,9 +611,7 @@ def text(response: Mapping[str, Any]) -> str:
 
 
 @on_each_engine
-def test_headers_of_a_key_that_is_no_delegate_count_for_nothing(
-    client: DynamoDBClient, engine: str
-) -> None:
+def test_headers_of_a_key_that_is_no_delegate_count_for_nothing(client: Any, engine: str) -> None:
     with opened(engine, client) as site:
         created = ALPHA.at(site.door).create(input="Hi")
         headed = Who("key-alpha", {USER: "ann", CHAT: "one"}).at(site.door)
@@ -608,26 +622,23 @@ def test_headers_of_a_key_that_is_no_delegate_count_for_nothing(
 def test_over_a_socket_a_foreign_id_is_answered_as_one_that_never_was() -> None:
     with running() as root, over_http(root) as door:
         owner, other = Client(door, key="dev-alpha"), Client(door, key="dev-beta")
-        own, conversation_id = Own.made(other), Own.made(owner).conversation_id
+        own, conversation = Own.made(other), Own.made(owner).conversation_id
         alone = owner.create(input="My name is Ada.")["id"]
-        turn = owner.create(input="My name is Ada.", conversation=conversation_id)["id"]
-        never = {each: changed(each) for each in (alone, turn, conversation_id)}
+        turn = owner.create(input="My name is Ada.", conversation=conversation)["id"]
+        never = {each: changed(each) for each in (alone, turn, conversation)}
 
-        foreign, unknown = (
-            told(
-                [
-                    *asked_everything(other, ids_of[alone]),
-                    *asked_everything(other, ids_of[turn]),
-                    *asked_of_conversation(
-                        other,
-                        ids_of[conversation_id],
-                        ids.item_id("message", ids_of[turn].removeprefix("resp_"), 0),
-                        own,
-                    ),
-                ]
-            )
-            for ids_of in ({each: each for each in never}, never)
-        )
+        def asked(named: Mapping[str, str]) -> list[Told]:
+            conversation_id = named[conversation]
+            item_id = ids.item_id("message", named[turn].removeprefix("resp_"), 0)
+            replies = [
+                *asked_everything(other, named[alone]),
+                *asked_everything(other, named[turn]),
+                *asked_of_conversation(other, conversation_id, item_id),
+                *asked_with_own(other, own, conversation_id, item_id),
+            ]
+            return told(replies)
+
+        foreign, unknown = asked({each: each for each in never}), asked(never)
 
     renamed = [(status, headers, as_never(body, never)) for status, headers, body in foreign]
     assert renamed == unknown

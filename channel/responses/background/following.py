@@ -68,12 +68,16 @@ class Follower:
         if not response.background:
             said = "it was not created with 'background' set to true."
         else:
-            run = await self._runs.look(caller.keys, response_id)
-            if run is not None and run.events_until >= self._clock():
+            if await self.has_events(caller.keys, response_id):
                 return response
             said = "it was not created with 'stream' set to true, or its events have expired."
         msg = f"Response with id '{response_id}' cannot be streamed: {said}"
         raise RequestError(msg, param="stream", code="invalid_value")
+
+    async def has_events(self, keys: IsolationKeys, response_id: str) -> bool:
+        """Whether a response has events that can be read."""
+        run = await self._runs.look(keys, response_id)
+        return run is not None and run.events_until >= self._clock()
 
     async def follow(
         self,

@@ -109,7 +109,7 @@ class Response(Struct, frozen=True, kw_only=True, gc=False):
     metadata: dict[str, str] = field(default_factory=dict)
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
-    user: str | None = None
+    user: str | UnsetType = UNSET
     conversation: ResponseConversation | UnsetType = UNSET
 
     @property

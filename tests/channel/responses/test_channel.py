@@ -136,7 +136,6 @@ async def test_a_bare_response_has_every_field_with_its_default() -> None:
         "metadata": {},
         "safety_identifier": None,
         "prompt_cache_key": None,
-        "user": None,
     }
 
 

@@ -208,6 +208,22 @@ async def test_a_background_stream_is_followed_again_from_its_beginning(
     assert agent.runs == 1
 
 
+async def test_a_background_stream_that_has_ended_is_replayed_by_its_own_events() -> None:
+    agent = Counting()
+    both = Instances(agent)
+    first = keyed(background=True, stream=True)
+    following = first.start(both.a.app)
+    await first.until("queued")
+    with anyio.fail_after(5):
+        await both.working(both.a)
+        await following
+
+    again = await posted(both.b, background=True, stream=True)
+
+    assert again.body == first.body  # so that it can be resumed by their numbers
+    assert agent.runs == 1
+
+
 async def test_keys_of_two_tenants_are_apart() -> None:
     agent = Counting()
     both = Instances(agent)

@@ -29,16 +29,16 @@ def page(**wanted: Any) -> tuple[str, str | None, str | None, bool]:
         ({"limit": 5}, ("edcba", "e", "a", False)),
         ({"limit": 2, "after": "d"}, ("cb", "c", "b", True)),
         ({"limit": 2, "after": "c"}, ("ba", "b", "a", False)),
-        ({"after": "a"}, ("", None, None, False)),
+        ({"after": "a"}, ("", "", "", False)),
         ({"order": "asc", "after": "c"}, ("de", "d", "e", False)),
         ({"order": "asc", "before": "c"}, ("ab", "a", "b", False)),
         ({"order": "asc", "after": "a", "before": "e"}, ("bcd", "b", "d", False)),
         ({"order": "asc", "after": "a", "before": "e", "limit": 2}, ("bc", "b", "c", True)),
-        ({"order": "asc", "after": "d", "before": "b"}, ("", None, None, False)),
-        ({"before": "e"}, ("", None, None, False)),
+        ({"order": "asc", "after": "d", "before": "b"}, ("", "", "", False)),
+        ({"before": "e"}, ("", "", "", False)),
     ],
 )
-def test_pages(wanted: dict[str, Any], found: tuple[str, str | None, str | None, bool]) -> None:
+def test_pages(wanted: dict[str, Any], found: tuple[str, str, str, bool]) -> None:
     assert page(**wanted) == found
 
 
@@ -66,8 +66,8 @@ def test_an_empty_list() -> None:
     assert list_page([], Page()) == {
         "object": "list",
         "data": [],
-        "first_id": None,
-        "last_id": None,
+        "first_id": "",
+        "last_id": "",
         "has_more": False,
     }
 

@@ -236,7 +236,6 @@ def test_the_terminal_event_carries_the_finished_response() -> None:
         "metadata": {},
         "safety_identifier": None,
         "prompt_cache_key": None,
-        "user": None,
     }
 
 
