@@ -14,6 +14,7 @@ from channel.responses.operations import MAX_TURN_S, QUEUE_S
 from tests.channel.asgi import Wire, request
 from tests.channel.instances import Instance
 from tests.e2e.faulty import STRIKES, Clients, Deployment, Struck, require_retry
+from tests.infra.hooks import OUTAGE
 
 
 pytestmark = pytest.mark.anyio
@@ -23,6 +24,8 @@ RETRY_S = 60.0
 """Seconds after which Lambda runs a job again that failed."""
 
 each_strike = pytest.mark.parametrize("kind", STRIKES)
+# Where nothing is written, it is all the same whether a call fails before or after it.
+each_failing_read = pytest.mark.parametrize("kind", ["throttle", OUTAGE])
 
 
 @pytest.fixture(autouse=True)
@@ -198,21 +201,15 @@ async def polled(process: Instance, given: Begun) -> Wire:
     return await process.get(given.response_id)
 
 
-@each_strike
-@pytest.mark.parametrize(
-    "case", [BEGINNINGS["plain"], BEGINNINGS["stream"]], ids=["plain", "stream"]
-)
-async def test_a_poll_that_fails_changes_nothing(
-    deployment: Deployment, case: Beginning, kind: str
-) -> None:
+async def test_a_poll_that_fails_changes_nothing(deployment: Deployment) -> None:
     async def given() -> Begun:
-        made = await begun(deployment, case)
-        await deployment.runs.claim(ALPHA, made.response_id, "worker", deployment.clock.now + 45)
+        made = await begun(deployment, BEGINNINGS["plain"])
+        until = deployment.clock.now + LEASE_S
+        await deployment.runs.claim(ALPHA, made.response_id, "worker", until)
         return made
 
-    async for struck in deployment.strikes(kind, polled, given, calls=2):
-        if struck.has_reply:
-            require_retry(struck.reply)
+    async for struck in deployment.strikes("throttle", polled, given, calls=2):
+        require_retry(struck.reply)
         assert await deployment.status(struck.given.response_id) == "in_progress"
 
 
@@ -239,21 +236,25 @@ async def test_a_response_whose_worker_is_gone_has_failed_wherever_a_poll_of_it_
         assert {*deployment.posts.types} <= {"response.failed"}
 
 
-CANCELS: Mapping[str, tuple[Beginning, bool, int]] = {
-    # The flag, the record, its run; the record, its events, the save; a job to tell it.
-    "queued": (BEGINNINGS["plain"], False, 7),
-    "at work": (BEGINNINGS["stream"], True, 9),  # and two looks whether the worker has ended it
+CANCELS: Mapping[str, tuple[Beginning, int]] = {
+    # The flag, the record, its run; the record, its events, the save; a job that tells of it.
+    "queued": (BEGINNINGS["plain"], 7),
+    "at work": (BEGINNINGS["stream"], 9),  # and two looks whether the worker has ended it
 }
 
 
-@each_strike
-@pytest.mark.parametrize(("case", "is_at_work", "calls"), CANCELS.values(), ids=CANCELS)
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [*((kind, "queued") for kind in STRIKES), ("throttle", "at work"), (STRIKES[1], "at work")],
+)
 async def test_a_cancel_that_fails_can_be_repeated(
-    deployment: Deployment, case: Beginning, is_at_work: bool, calls: int, kind: str
+    deployment: Deployment, kind: str, name: str
 ) -> None:
+    case, calls = CANCELS[name]
+
     async def given() -> Begun:
         made = await begun(deployment, case)
-        if is_at_work:
+        if name == "at work":
             until = deployment.clock.now + LEASE_S
             await deployment.runs.claim(ALPHA, made.response_id, "worker", until)
         return made
@@ -321,7 +322,7 @@ def require_whole_stream(struck: Struck[Begun]) -> None:
         assert struck.reply.events[-1]["response"]["status"] in {"completed", "failed"}
 
 
-@each_strike
+@each_failing_read
 async def test_a_stream_that_is_resumed_is_whole_or_refused(
     deployment: Deployment, kind: str
 ) -> None:
@@ -336,7 +337,7 @@ async def test_a_stream_that_is_resumed_is_whole_or_refused(
         await require_same_stream(deployment, struck.given.response_id)
 
 
-@each_strike
+@each_failing_read
 async def test_a_stream_whose_worker_is_gone_ends_as_its_record_says(
     deployment: Deployment, kind: str
 ) -> None:

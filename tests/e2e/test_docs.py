@@ -43,11 +43,13 @@ def test_the_blocks_of_the_api_page_run_one_after_another(
         exec(block.replace(LOCAL, root), names)
         said.append(capsys.readouterr().out)
 
-    silent, polled, cancelled, resumed, talked, counted, framed, keyed = said
+    silent, polled, cancelled, resumed, again, talked, window, counted, framed, keyed = said
     assert silent == ""
     assert polled.startswith("completed ")
     assert cancelled == "cancelled\n"
     assert resumed.splitlines()[-1] == "response.completed"
+    assert again == ""
+    assert "'compaction'" in window
     assert "Ada" in talked
     assert "['message', 'message', 'message', 'message']" in talked
     assert int(counted) > 0

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any, TypeAlias
 
 import pytest
@@ -19,7 +18,7 @@ from channel.responses.channel import ResponsesChannel
 from channel.responses.protocol import ids
 from channel.sealing import Secret, SecretSealer
 from infra.dynamodb import keys
-from infra.dynamodb.client import create_table
+from infra.dynamodb.client import Client as DynamoDBClient
 from infra.dynamodb.conversations import DynamoDBConversationStore
 from infra.dynamodb.idempotency import DynamoDBIdempotencyStore
 from infra.dynamodb.runs import DynamoDBRunStore
@@ -29,13 +28,12 @@ from tests.channel.instances import HeldJobs
 from tests.e2e.conftest import Connect
 from tests.e2e.doors import Client, Door, Reply, over_http, through
 from tests.e2e.server import running
+from tests.infra import engines
 from tests.infra.turns import own_secret
 
 
 USER, CHAT = "x-agent-user-isolation-key", "x-agent-chat-isolation-key"
 ENGINES = ("memory", "moto")
-
-_tables = count()
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ APART: Mapping[str, tuple[Who, Who]] = {
 
 
 @pytest.fixture(scope="module")
-def client(connect: Connect) -> Iterator[Any]:
+def client(connect: Connect) -> Iterator[DynamoDBClient]:
     with connect() as made:
         yield made
 
@@ -159,7 +157,9 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def opened(engine: str, client: Any, agent: Callable[[Turn], Any] | None = None) -> Iterator[Site]:
+def opened(
+    engine: str, client: DynamoDBClient, agent: Callable[[Turn], Any] | None = None
+) -> Iterator[Site]:
     tokens, jobs, secret = Tokens(), HeldJobs(), own_secret()
     stores = in_memory(tokens) if engine == "memory" else in_table(client, tokens, secret)
     channel = ResponsesChannel(
@@ -176,10 +176,8 @@ def in_memory(tokens: Tokens) -> dict[str, Any]:
     return {"store": store, "conversations": conversations}
 
 
-def in_table(client: Any, tokens: Tokens, secret: Secret) -> dict[str, Any]:
-    table = f"isolation-{next(_tables)}"  # a small one: moto looks at every row for a Query
-    create_table(client, table)
-    at: Any = {"client": client, "table": table, "secret": secret, "clock": still}
+def in_table(client: DynamoDBClient, tokens: Tokens, secret: Secret) -> dict[str, Any]:
+    at: Any = {"client": client, "table": engines.TABLE, "secret": secret, "clock": still}
     return {
         "store": DynamoDBResponseStore(**at, new_token=tokens),
         "conversations": DynamoDBConversationStore(**at, new_token=tokens),
@@ -299,14 +297,17 @@ def told(replies: list[Reply]) -> list[Told]:
     ]
 
 
+FEW = ("two tenants", "two users of a delegate", "two chats of a user")
+
 over_all_pairs = pytest.mark.parametrize("apart", APART.values(), ids=APART)
+over_a_few_pairs = pytest.mark.parametrize("apart", [APART[name] for name in FEW], ids=FEW)
 on_each_engine = pytest.mark.parametrize("engine", ENGINES)
 
 
 @over_all_pairs
 @on_each_engine
 def test_nobody_else_can_tell_whether_a_response_exists(
-    client: Any, engine: str, apart: tuple[Who, Who]
+    client: DynamoDBClient, engine: str, apart: tuple[Who, Who]
 ) -> None:
     with opened(engine, client) as site:
         owner, other = site.pair(apart)
@@ -331,7 +332,7 @@ def test_nobody_else_can_tell_whether_a_response_exists(
 @over_all_pairs
 @on_each_engine
 def test_nobody_else_can_tell_of_a_background_response_whether_it_waits_or_has_ended(
-    client: Any, engine: str, apart: tuple[Who, Who]
+    client: DynamoDBClient, engine: str, apart: tuple[Who, Who]
 ) -> None:
     with opened(engine, client) as site:
         owner, other = site.pair(apart)
@@ -363,7 +364,7 @@ def test_nobody_else_can_tell_of_a_background_response_whether_it_waits_or_has_e
 @over_all_pairs
 @on_each_engine
 def test_nobody_else_can_tell_of_a_conversation_whether_it_exists_or_is_locked(
-    client: Any, engine: str, apart: tuple[Who, Who]
+    client: DynamoDBClient, engine: str, apart: tuple[Who, Who]
 ) -> None:
     name, given = "c0" * 10, {"type": "message", "role": "user", "content": "My name is Ada."}
     conversation_id = ids.conversation_id(name)
@@ -400,7 +401,7 @@ def test_nobody_else_can_tell_of_a_conversation_whether_it_exists_or_is_locked(
         ended, more_ended = asked(), asked_more()
         kept = [owner.get(path).json for path in (target, f"/responses/{response_id}")]
         listed = owner.get(f"{target}/items?order=asc").json["data"]
-        deleted, afterwards = owner.delete(target), asked()
+        deleted, afterwards = owner.delete(target), told([other.get(target), other.delete(target)])
 
     assert {status for status, _, _ in [*before, *more_before]} == {400, 404, 405}
     assert locked == before
@@ -413,13 +414,13 @@ def test_nobody_else_can_tell_of_a_conversation_whether_it_exists_or_is_locked(
         *["My name is Ada.", "What is my name?", "Your name is Ada."]
     ]
     assert deleted.status == 200
-    assert afterwards == before
+    assert all(each in before for each in afterwards)
 
 
 @over_all_pairs
 @on_each_engine
 def test_an_idempotency_key_of_another_is_an_unused_one_in_progress_and_after(
-    client: Any, engine: str, apart: tuple[Who, Who]
+    client: DynamoDBClient, engine: str, apart: tuple[Who, Who]
 ) -> None:
     gate, has_begun = asyncio.Event(), asyncio.Event()
 
@@ -478,7 +479,7 @@ def with_key(who: Who, key: str) -> Who:
 @over_all_pairs
 @on_each_engine
 def test_a_compaction_that_was_sealed_for_another_is_refused_like_one_of_nobody(
-    client: Any, engine: str, apart: tuple[Who, Who]
+    client: DynamoDBClient, engine: str, apart: tuple[Who, Who]
 ) -> None:
     asked = {"model": "agent", "input": "My name is Ada."}
     with opened(engine, client) as site:
@@ -522,7 +523,7 @@ def asked_with_compaction(client: Client, item: dict[str, Any], own: Own) -> lis
 @over_all_pairs
 @on_each_engine
 def test_the_same_id_in_two_partitions_is_two_responses(
-    client: Any, engine: str, apart: tuple[Who, Who]
+    client: DynamoDBClient, engine: str, apart: tuple[Who, Who]
 ) -> None:
     with opened(engine, client) as site, site.tokens.foretold("5a"):
         owner, other = site.pair(apart)
@@ -547,10 +548,10 @@ def test_the_same_id_in_two_partitions_is_two_responses(
     assert (left.status, left.json) == (200, first)
 
 
-@over_all_pairs
+@over_a_few_pairs
 @on_each_engine
 def test_the_same_id_in_two_partitions_is_two_background_responses(
-    client: Any, engine: str, apart: tuple[Who, Who]
+    client: DynamoDBClient, engine: str, apart: tuple[Who, Who]
 ) -> None:
     with opened(engine, client) as site, site.tokens.foretold("5a"):
         owner, other = site.pair(apart)
@@ -573,10 +574,10 @@ def test_the_same_id_in_two_partitions_is_two_background_responses(
     assert left.events == streams[0][2:]
 
 
-@over_all_pairs
+@over_a_few_pairs
 @on_each_engine
 def test_the_same_id_in_two_partitions_is_two_conversations(
-    client: Any, engine: str, apart: tuple[Who, Who]
+    client: DynamoDBClient, engine: str, apart: tuple[Who, Who]
 ) -> None:
     with opened(engine, client) as site:
         owner, other = site.pair(apart)
@@ -611,7 +612,9 @@ def text(response: Mapping[str, Any]) -> str:
 
 
 @on_each_engine
-def test_headers_of_a_key_that_is_no_delegate_count_for_nothing(client: Any, engine: str) -> None:
+def test_headers_of_a_key_that_is_no_delegate_count_for_nothing(
+    client: DynamoDBClient, engine: str
+) -> None:
     with opened(engine, client) as site:
         created = ALPHA.at(site.door).create(input="Hi")
         headed = Who("key-alpha", {USER: "ann", CHAT: "one"}).at(site.door)
