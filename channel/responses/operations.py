@@ -22,6 +22,7 @@ from channel.contract import (
 from channel.conversations import ConversationStore
 from channel.deadline import Deadline
 from channel.faults import HookError
+from channel.http import MAX_BODY_BYTES
 from channel.isolation import IsolationKeys
 from channel.ports import Branch, Clock, ResponseStore, Sealer, StoredTurn
 from channel.responses.conversations.turns import ConversationTurns, Hold
@@ -45,6 +46,8 @@ from channel.responses.windows.context import CONTEXT_MANAGEMENT, COUNT, CREATE,
 
 WARM_UP: Final = "message.warm_up"
 """The operation of a `ChannelRequest` that the agent does not see: it is there to be continued."""
+BEGIN_S: Final = 60.0
+"""Seconds that it may take to begin a background turn."""
 MAX_TURN_S: Final = 900.0
 """The longest that a turn can take on Lambda, in seconds."""
 QUEUE_S: Final = 1800.0
@@ -301,6 +304,7 @@ class ResponseOperations:
                 msg = f"Item with id '{item_id}' not found."
                 raise RequestError(msg, param=param, status=404)
             known[item_id] = item
+        _require_bounded([item["id"] for item in references], known, param)
         return [
             known[item["id"]] if item["type"] == given_input.REFERENCE else item for item in items
         ]
@@ -441,7 +445,7 @@ _ECHOED: Final = frozenset(Response.__struct_fields__) & frozenset(
 def _longest_s(request: CreateResponse, deadline: Deadline | None) -> float:
     """Return the seconds after which a turn of the request is over, whatever happens."""
     if request.background:
-        return QUEUE_S + MAX_TURN_S
+        return BEGIN_S  # until it is begun, which takes its own time
     return deadline.ends_at + deadline.margin_s - monotonic() if deadline else MAX_TURN_S
 
 
@@ -456,6 +460,21 @@ def history_of(turns: Iterable[StoredTurn]) -> list[Item]:
 
 def _is_unfinished_call(item: Item) -> bool:
     return item["type"] == "function_call" and item.get("status") == "incomplete"
+
+
+def _require_bounded(references: Iterable[str], known: Mapping[str, Item], param: str) -> None:
+    """Refuse references that bring in more than a request may hold: each may be given many times."""
+    sizes: dict[str, int] = {}
+    total = 0
+    for item_id in references:
+        if item_id not in sizes:
+            sizes[item_id] = len(msgspec.json.encode(known[item_id]))
+        total += sizes[item_id]
+        if total > MAX_BODY_BYTES:
+            msg = (
+                f"The items that are referred to have more than {MAX_BODY_BYTES >> 20} MB together."
+            )
+            raise RequestError(msg, param=param, code="invalid_value")
 
 
 def _require_room(items: Sequence[Mapping[str, Any]]) -> None:

@@ -20,7 +20,14 @@ from infra.dynamodb.secret import TenantSecret
 PART_BYTES: Final = 240 * 1024
 _RUN_KEPT_S: Final = 24 * 3600
 _DEFLATE_LEVEL: Final = 6
-_MAX_INFLATED: Final = 64 * 1024 * 1024
+MAX_BATCH_BYTES: Final = 8 * 1024 * 1024
+_MAX_INFLATED: Final = 128 * 1024 * 1024  # of one event that is larger than that alone
+
+
+class CorruptEventsError(StoreError):
+    """Stored events are not what was written."""
+
+    is_passing = False
 
 
 class DynamoDBRunStore:
@@ -101,6 +108,10 @@ class DynamoDBRunStore:
     ) -> None:
         """Keep events until then: 1 WRU for each KB of their compressed text."""
         partition = await self._partition(isolation, response_id)
+        for some in _readable(batch):
+            await self._append(partition, some, until)
+
+    async def _append(self, partition: str, batch: EventBatch, until: float) -> None:
         data = await asyncio.to_thread(_deflated, batch.events)
         parts = [data[i : i + PART_BYTES] for i in range(0, len(data), PART_BYTES)]
         sort_key = keys.events_key(batch.last)
@@ -206,6 +217,18 @@ def _run(item: AttributeValues) -> Run:
     )
 
 
+def _readable(batch: EventBatch) -> Iterator[EventBatch]:
+    """Yield the events in batches that are not too large to be read again."""
+    first, size, events = batch.first, 0, list[bytes]()
+    for event in batch.events:
+        if events and size + len(event) > MAX_BATCH_BYTES:
+            yield EventBatch(first, events)
+            first, size, events = first + len(events), 0, []
+        events.append(event)
+        size += len(event) + 1
+    yield EventBatch(first, events)
+
+
 def _deflated(events: Sequence[bytes]) -> bytes:
     return zlib.compress(b"\n".join(events), _DEFLATE_LEVEL)
 
@@ -215,9 +238,9 @@ def _inflated(data: bytes) -> list[bytes]:
     try:
         plain = inflate.decompress(data, _MAX_INFLATED)
     except zlib.error as error:
-        raise StoreError("Stored events cannot be decoded.") from error
+        raise CorruptEventsError("Stored events cannot be decoded.") from error
     if not inflate.eof:
-        raise StoreError("Stored events are cut off.")
+        raise CorruptEventsError("Stored events are cut off.")
     return plain.split(b"\n")
 
 
@@ -236,7 +259,7 @@ def _batches(
             return batches, False
         events = _inflated(data)
         if first + len(events) - 1 != last:
-            raise StoreError("Stored events are damaged.")
+            raise CorruptEventsError("Stored events are damaged.")
         batches.append(EventBatch(first, events))
         after = last
     return batches, True

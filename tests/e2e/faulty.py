@@ -175,27 +175,24 @@ class Deployment:
         given: Callable[[], Awaitable[_Given]],
         *,
         calls: int,
+        goes_on: bool = False,
         **options: Any,
     ) -> AsyncIterator[Struck[_Given]]:
-        """Do something again and again, each time with the next of its calls struck."""
-        for at in range(calls):
+        """Do something again and again, each time with the next of its calls struck, to the last one.
+
+        What `goes_on` makes more calls than these, nobody knows how many.
+        """
+        for at in count():
             made = await given()
             struck, has_struck = await self._strike(kind, at, act, made, options)
-            assert has_struck, f"it makes {at} calls"
+            assert has_struck == (at < calls or goes_on), f"it does not make {calls} calls"
+            if at == calls:
+                return
             if isinstance(struck.reply, Wire) and struck.reply.sent:
                 require_no_leak(struck.reply)
             yield struck
-
-    async def require_calls(
-        self,
-        calls: int,
-        act: Callable[[Instance, _Given], Awaitable[Any]],
-        given: Callable[[], Awaitable[_Given]],
-        **options: Any,
-    ) -> None:
-        """Require that something makes as many calls, of which none is struck."""
-        _, has_struck = await self._strike(STRIKES[0], calls, act, await given(), options)
-        assert not has_struck, f"it makes more than {calls} calls"
+            if at == calls - 1 and (goes_on or kind != STRIKES[0]):
+                return
 
     async def _strike(
         self,

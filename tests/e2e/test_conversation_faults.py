@@ -94,8 +94,9 @@ CALLS = {
     "update": Call(1, lambda at, of: ask(at, "POST", f"/{of.id}", {"metadata": {"a": "2"}})),
     "list items": Call(2, lambda at, of: ask(at, "GET", f"/{of.id}/items")),
     "retrieve an item": Call(2, lambda at, of: ask(at, "GET", f"/{of.id}/items/{of.items[0]}")),
+    # That there is one, the entry; its mark, and the entry as it was the only one.
     "delete an item": Call(
-        3, lambda at, of: ask(at, "DELETE", f"/{of.id}/items/{of.items[0]}"), is_gone=True
+        4, lambda at, of: ask(at, "DELETE", f"/{of.id}/items/{of.items[0]}"), is_gone=True
     ),
     # Its own row; what there is, and each of three entries.
     "delete": Call(5, lambda at, of: ask(at, "DELETE", f"/{of.id}"), is_gone=True),

@@ -209,7 +209,7 @@ def test_the_table_in_the_docstring_names_exactly_the_settings_that_are_read() -
     source = inspect.getsource(Settings.from_env)
     read = set(re.findall(r'read\.\w+\(\s*"([A-Z_]+)"', source))
 
-    documented = re.findall(r"^    ([A-Z_]{4,})  ", Settings.__doc__ or "", re.MULTILINE)
+    documented = re.findall(r"^ *([A-Z_]{4,})  ", Settings.__doc__ or "", re.MULTILINE)
     assert {*documented, "AWS_DEFAULT_REGION"} == read
 
 

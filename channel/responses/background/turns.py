@@ -140,6 +140,8 @@ class BackgroundTurns:
             writes.append(self._runs.append(keys, response.id, batch, events_until))
         try:
             await _all(writes)
+            if prepared.hold is not None:  # now there is a response by which it can be let go
+                await _keep(prepared.hold, now + QUEUE_S + MAX_TURN_S)
             principal = prepared.asked.caller.principal.name
             named = _Named(response.id, keys, identifier, principal)
             await self._jobs.start(Job(BACKGROUND, msgspec.to_builtins(named)))
@@ -176,7 +178,8 @@ class BackgroundTurns:
             prepared, request_id=named.request_id, deadline=deadline, is_committed=True
         )
         if prepared.hold is not None:
-            await prepared.hold.extend(self._clock() + LEASE_S)
+            with suppress(StoreError):  # it is locked for longer then, until the heartbeat
+                await prepared.hold.extend(self._clock() + LEASE_S)
         observer: Observer = Unobserved()
         if run.events_until:
             append = partial(self._runs.append, keys, response_id)
@@ -235,10 +238,15 @@ class BackgroundTurns:
                 msg = f"Response with id '{response_id}' is in progress: cancel it, then delete it."
                 raise RequestError(msg) from None
             existed = await self._store.delete(keys, response_id)
-        # Also of one that is gone: a deletion that was cut off is finished.
-        await self._runs.forget(keys, response_id)
+        if existed or not await self._is_at_work(keys, response_id):
+            # Also of one that is gone: a deletion that was cut off is finished.
+            await self._runs.forget(keys, response_id)
         if not existed:
             raise response_not_found(response_id)
+
+    async def _is_at_work(self, keys: IsolationKeys, response_id: str) -> bool:
+        run = await self._runs.look(keys, response_id)
+        return run is not None and run.lease_until >= self._clock()
 
     async def cancel(self, caller: Caller, response_id: str) -> Response:
         """Cancel a background turn, or a stream that can be cancelled; return its response.
@@ -301,8 +309,12 @@ class BackgroundTurns:
         for is_strong in (False, True):
             run = await self._runs.look(keys, response_id, is_strong=is_strong)
             if run is not None and run.lease_until >= self._clock():
+                if run.is_cancelled and not run.owner:
+                    break  # nobody can claim it any more: a cancellation was cut off here
                 status = Status.IN_PROGRESS if run.owner else Status.QUEUED
                 return replace(turn.response, status=status)
+        if run is not None and run.is_cancelled:
+            return await self._conclude(keys, response_id, Status.CANCELLED, None)
         return await self._conclude(keys, response_id, Status.FAILED, _GONE)
 
     async def _ended(self, keys: IsolationKeys, response_id: str) -> Response | None:
@@ -348,7 +360,13 @@ class BackgroundTurns:
         return response
 
     async def _said(self, keys: IsolationKeys, response_id: str) -> Sequence[bytes]:
-        batches = await self._runs.events(keys, response_id, -1)
+        try:
+            batches = await self._runs.events(keys, response_id, -1)
+        except StoreError as error:
+            log_fault(_LOG, "events not read", error)
+            if error.is_passing:
+                raise
+            return []  # they are damaged, and will be
         return [event for batch in batches for event in batch.events]
 
     def _reopened(self, turn: StoredTurn, branch: Any) -> Prepared:
@@ -388,6 +406,12 @@ def _job(prepared: Prepared, identifier: str) -> dict[str, Any]:
     if prepared.hold is not None:
         job["hold"] = prepared.hold.job
     return job
+
+
+async def _keep(hold: Hold, until: float) -> None:
+    if not await hold.extend(until):
+        msg = "The lock of a conversation ran out while its turn was begun."
+        raise StoreError(msg)
 
 
 async def _all(writes: Sequence[Awaitable[None]]) -> None:

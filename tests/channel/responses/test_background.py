@@ -20,7 +20,7 @@ from channel.memory_runs import InMemoryRunStore
 from channel.ports import Branch, Job, Run, StoredTurn, StoreError, TurnTooLargeError
 from channel.responses.background.turns import BACKGROUND, ENDED
 from channel.responses.background.watching import LEASE_S
-from channel.responses.operations import QUEUE_S
+from channel.responses.operations import BEGIN_S, QUEUE_S
 from channel.responses.protocol.response import Response
 from tests.channel.asgi import Wire, creating, get
 from tests.channel.instances import Instance, Instances
@@ -830,3 +830,48 @@ async def test_an_end_is_told_once_where_another_was_first(clock: Clock) -> None
     await both.b.work(job)
 
     assert [heard[2:] for heard in webhooks.heard] == [(begun["id"], "failed")]
+
+
+# Cut off
+
+
+async def test_a_cancellation_that_was_cut_off_is_finished_by_whoever_looks() -> None:
+    both = Instances(echo)
+    conversation, begun = await in_conversation(both)
+    await both.runs.request_cancel(ALPHA, begun["id"])  # and then its instance was gone
+
+    assert await status_on(both.b, begun["id"]) == "cancelled"
+    turn = {"input": "again", "conversation": conversation}
+    assert (await both.b.post("/v1/responses", turn)).status == 200
+
+
+async def test_a_begin_that_was_cut_off_locks_its_conversation_for_a_minute(clock: Clock) -> None:
+    class Stopped(InMemoryResponseStore):
+        async def save(self, keys: IsolationKeys, branch: Branch, turn: StoredTurn, /) -> None:
+            await asyncio.Event().wait()
+
+    both = Instances(echo, store=Stopped(clock=clock), clock=clock)
+    conversation: str = (await both.a.post("/v1/conversations", {})).json["id"]
+    fields = {"input": "hi", "conversation": conversation}
+    gone = asyncio.create_task(both.a.post("/v1/responses", {**fields, "background": True}))
+    path, items = f"/v1/conversations/{conversation}/items", [{"role": "user", "content": "hi"}]
+    with anyio.fail_after(5):
+        while (await both.b.post(path, {"items": items})).status == 200:
+            await checkpoint()
+
+    clock.now += BEGIN_S + LOCK_GRACE_S + 1
+
+    assert (await both.b.post(path, {"items": items})).status == 200
+    gone.cancel()
+    await asyncio.wait([gone])
+
+
+async def test_deleting_an_id_of_which_nothing_is_stored_leaves_a_running_stream_alone() -> None:
+    agent = Gated()
+    both = Instances(agent, has_cancellable_streams=True)
+    task, _, response_id = await streaming(both, agent)
+
+    assert (await both.b.delete(response_id)).status == 404
+    agent.gate.set()
+
+    assert (await done(task)).types[-1] == "completed"

@@ -1,13 +1,16 @@
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+from channel.agent import Turn
 from channel.ports import StoredTurn
 from channel.responses.operations import history_of
 from channel.responses.paging import Page, list_page
 from channel.responses.protocol.errors import RequestError
 from channel.responses.protocol.items import Item
 from channel.responses.protocol.response import Response
+from tests.channel.asgi import create, creating, get, hosted
 
 
 ITEMS: list[Item] = [{"id": name, "type": "x"} for name in "abcde"]
@@ -83,3 +86,26 @@ def test_history_is_input_and_output_in_order_without_unfinished_calls() -> None
     turns = [turn([ITEMS[0]], [ITEMS[1], unfinished, partial]), turn([ITEMS[2]], [call])]
 
     assert history_of(turns) == [ITEMS[0], ITEMS[1], partial, ITEMS[2], call]
+
+
+@pytest.mark.anyio
+async def test_references_bring_in_no_more_than_a_request_may_hold() -> None:
+    app = hosted(_silent)
+    large = {"role": "user", "content": "x" * 500_000}
+    first = await create(app, input=[large])
+    listed = await get(app, f"/v1/responses/{first['id']}/input_items")
+    reference = {"type": "item_reference", "id": listed.json["data"][0]["id"]}
+
+    few = await creating(input=[reference] * 12).run(app)
+    many = await creating(input=[reference] * 13).run(app)
+
+    assert few.status == 200
+    assert (many.status, many.error_body["param"], many.error_body["code"]) == (
+        400,
+        "input",
+        "invalid_value",
+    )
+
+
+async def _silent(_: Turn) -> AsyncIterator[str]:
+    yield "a"

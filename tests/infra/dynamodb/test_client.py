@@ -29,7 +29,16 @@ def test_the_client_gives_up_within_seconds_and_keeps_its_connections(unreachabl
     assert (config.connect_timeout, config.read_timeout, config.tcp_keepalive) == (1, 3, True)
     assert config.retries["mode"] == "standard"
     assert config.retries["total_max_attempts"] == 4
-    assert client.meta.region_name == "eu-west-1"
+
+
+def test_a_local_engine_has_one_region_whatever_is_asked_for_and_aws_the_one_that_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    for endpoint, region in ((None, "eu-west-1"), ("http://127.0.0.1:1", "us-east-1")):
+        with engines.connected("eu-west-1", endpoint) as client:
+            assert client.meta.region_name == region
 
 
 def test_nothing_heavy_is_imported_before_a_client_is_made() -> None:
