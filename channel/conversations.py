@@ -52,7 +52,7 @@ class ConversationStore(Protocol):
     id of the store's making here, also one that came with an id of its own.
 
     None and False stand for what is unknown, foreign, malformed or deleted alike. Every method
-    raises `StoreError` when the storage fails.
+    raises `StoreError` when the storage fails; `turns` and `enter` raise `HistoryTooLargeError`.
     """
 
     async def create(
@@ -96,7 +96,8 @@ class ConversationStore(Protocol):
     ) -> ItemPage | None:
         """Return items in the `order` `asc` or `desc`, those behind the item `after`.
 
-        That item may have been deleted meanwhile. Raises `UnknownCursorError`.
+        That item may have been deleted meanwhile. A page of large items ends early, with an item
+        at least, and says that there are more. Raises `UnknownCursorError`.
         """
         ...
 

@@ -25,6 +25,7 @@ from channel.ports import (
 from channel.responses.protocol import ids
 from channel.responses.protocol.items import Item
 from channel.responses.protocol.response import Status
+from channel.room import HistoryRoom
 
 
 MONTH_S: Final = 30 * 24 * 3600.0
@@ -49,6 +50,10 @@ class _Node(Struct, gc=False):
     is_hidden: bool = False
     deleted: frozenset[int] = frozenset()
 
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
     def turn(self) -> StoredTurn:
         return _decode(self.data)
 
@@ -64,11 +69,16 @@ class KeptConversation(Struct, gc=False):
     owner: str = ""
     until: float = 0.0
     entries: dict[int, _Node] = field(default_factory=dict)
+    is_deleted: bool = False
 
     def before(self, number: float) -> list[_Node]:
         """Return the entries before that number whose items are in the conversation."""
         found = (node for key, node in sorted(self.entries.items()) if key < number)
         return [node for node in found if node.status in _CONTINUABLE]
+
+    def turns(self) -> tuple[StoredTurn, ...]:
+        """Return what a turn would go on with; raises `HistoryTooLargeError`."""
+        return _history(self.before(inf))
 
 
 class EntryPlace(Struct, frozen=True):
@@ -117,8 +127,9 @@ class InMemoryResponseStore:
         chain = self._chain(parent)
         if chain is None:
             return None
+        turns = _history(chain)
         self._renew(chain)
-        return Branch(body, tuple([node.remaining() for node in chain]), parent)
+        return Branch(body, turns, parent)
 
     async def save(self, keys: IsolationKeys, branch: Branch, turn: StoredTurn, /) -> None:
         """Keep a finished turn; saving it again changes nothing."""
@@ -180,7 +191,7 @@ class InMemoryResponseStore:
             before = self._chain(node.parent)
         if before is None:
             return None
-        turns = tuple([each.remaining() for each in before])
+        turns = _history(before)
         place = replace(node.entry, until=0.0) if node.entry else node.parent
         return node.turn(), Branch(node.body, turns, _Begun(place))
 
@@ -195,7 +206,7 @@ class InMemoryResponseStore:
         chain = None if node is None else self._chain(node)
         if node is None or chain is None:
             return None
-        return [*(each.remaining() for each in chain[:-1]), node.turn()]
+        return [*_history(chain)[:-1], node.turn()]
 
     async def item(self, keys: IsolationKeys, item_id: str, /) -> Item | None:
         """Return one item of a completed or incomplete turn."""
@@ -203,6 +214,8 @@ class InMemoryResponseStore:
         place = ids.item_place(item_id)
         node = None if place is None else self._alive(self._nodes.get((keys, place.body)))
         if node is None or node.status not in _CONTINUABLE:
+            return None
+        if node.entry and node.entry.kept.is_deleted:
             return None
         turn = node.turn()
         if node.entry:
@@ -263,6 +276,13 @@ class InMemoryResponseStore:
             node = node.parent
         chain.reverse()
         return chain
+
+
+def _history(nodes: Sequence[_Node]) -> tuple[StoredTurn, ...]:
+    room = HistoryRoom()
+    for node in nodes:
+        room.take(node.size)
+    return tuple([node.remaining() for node in nodes])
 
 
 def _require_same(stored: StoredTurn, turn: StoredTurn) -> None:

@@ -22,9 +22,17 @@ from channel.memory import (
     KeptConversation,
     require_user,
 )
-from channel.ports import Branch, Clock, NewToken, StoredTurn, random_hex
+from channel.ports import (
+    Branch,
+    Clock,
+    HistoryTooLargeError,
+    NewToken,
+    StoredTurn,
+    random_hex,
+)
 from channel.responses.protocol import ids
 from channel.responses.protocol.items import Item
+from channel.room import HistoryRoom
 
 
 _NAME_BYTES = 10
@@ -82,7 +90,7 @@ class InMemoryConversationStore:
             return False
         self._require_free(kept)
         del self._kept[keys, conversation_id]
-        kept.owner = ""
+        kept.owner, kept.is_deleted = "", True
         for node in kept.entries.values():
             node.expires_at = min(node.expires_at, self._clock() + self._retention_s)
         return True
@@ -122,12 +130,21 @@ class InMemoryConversationStore:
                 raise UnknownCursorError
             nodes = nodes[bodies.index(place.body) :]
         items: list[Item] = []
+        room = HistoryRoom()
         for position, node in enumerate(nodes):
+            if not items:
+                room = HistoryRoom(takes_first=True)
+            try:
+                room.take(node.size)
+            except HistoryTooLargeError:
+                return ItemPage(items[:limit], has_more=True)
             behind = after if position == 0 else None
             shown = entries.visible(node.body, node.turn(), node.deleted, order=order, after=behind)
             if shown is None:
                 raise UnknownCursorError
             items += shown
+            if len(items) > limit:
+                break
         return ItemPage(items[:limit], len(items) > limit)
 
     async def item(self, keys: IsolationKeys, conversation_id: str, item_id: str, /) -> Item | None:
@@ -156,7 +173,7 @@ class InMemoryConversationStore:
     ) -> Sequence[StoredTurn] | None:
         """Return what a turn would go on with."""
         kept = self._find(keys, conversation_id)
-        return [node.remaining() for node in kept.before(inf)] if kept else None
+        return kept.turns() if kept else None
 
     async def enter(
         self, keys: IsolationKeys, conversation_id: str, owner: str, until: float, /
@@ -167,8 +184,8 @@ class InMemoryConversationStore:
             return None
         if kept.owner != owner:
             self._require_free(kept)
+        turns = kept.turns()
         kept.owner, kept.until = owner, until
-        turns = tuple([node.remaining() for node in kept.before(inf)])
         return Branch(self._responses.mint(), turns, replace(_next(kept), owner=owner, until=until))
 
     async def extend(

@@ -34,6 +34,13 @@ class InMemoryIdempotencyStore:
                 self._entries[keys, key] = entry
         return claim
 
+    async def note(self, keys: IsolationKeys, key: str, entry: Entry, /) -> None:
+        """Keep the entry in place of the claim with its token."""
+        with self._lock:
+            kept = self._entries.get((keys, key))
+            if kept is not None and kept.token == entry.token:
+                self._entries[keys, key] = entry
+
     async def finish(
         self, keys: IsolationKeys, key: str, token: str, response_id: str, until: float, /
     ) -> None:
@@ -41,13 +48,17 @@ class InMemoryIdempotencyStore:
         with self._lock:
             kept = self._entries.get((keys, key))
             if kept is not None and kept.token == token:
-                self._entries[keys, key] = replace(kept, response_id=response_id, until=until)
+                self._entries[keys, key] = replace(
+                    kept, response_id=response_id, until=until, held_until=None
+                )
 
     async def release(self, keys: IsolationKeys, key: str, token: str, /) -> None:
         """Let the key of a claim be used again."""
         with self._lock:
             kept = self._entries.get((keys, key))
-            if kept is not None and kept.token == token and kept.response_id is None:
+            if kept is None or kept.token != token:
+                return
+            if kept.response_id is None or kept.held_until is not None:
                 del self._entries[keys, key]
 
     def _drop_expired(self) -> None:

@@ -78,7 +78,8 @@ class ResponseStore(Protocol):
     """History, partitioned by the isolation keys that every call takes.
 
     Ids locate below that partition and authorise nothing: another tenant's id is an unknown one.
-    Every method raises `StoreError` when the storage fails.
+    Every method raises `StoreError` when the storage fails, and those that return a history raise
+    `HistoryTooLargeError` where all of it together is larger than `channel.room` allows.
     """
 
     async def branch(
@@ -122,7 +123,10 @@ class ResponseStore(Protocol):
         ...
 
     async def item(self, keys: IsolationKeys, item_id: str, /) -> Item | None:
-        """Return one item of a completed or incomplete turn by an item id that the store's body is in."""
+        """Return one item of a completed or incomplete turn by an item id that the store's body is in.
+
+        None where it is of a conversation that was deleted.
+        """
         ...
 
     async def delete(self, keys: IsolationKeys, response_id: str, /) -> bool:
@@ -248,6 +252,12 @@ class Sealer(Protocol):
 
 class TurnTooLargeError(StoreError):
     """The turn is larger than the store can hold (6 MB with the DynamoDB store)."""
+
+
+class HistoryTooLargeError(StoreError):
+    """What a turn would go on with is larger than what is decoded at once (`channel.room`)."""
+
+    is_passing = False
 
 
 class TurnFacts(Struct, frozen=True, gc=False):

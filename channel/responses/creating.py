@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
 from time import monotonic
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -11,10 +13,17 @@ from starlette.types import Receive, Scope, Send
 from channel.auth import Caller, caller_of
 from channel.deadline import DEADLINE, Deadline
 from channel.http import JSONReply, error_reply, read_body, request_id
-from channel.ports import Telemetry
+from channel.ports import StoreError, Telemetry
 from channel.responses.background.following import Follower, Position
 from channel.responses.background.turns import BackgroundTurns
-from channel.responses.idempotency import HEADER, REPLAYED, Claimed, Idempotency, Replay
+from channel.responses.idempotency import (
+    HEADER,
+    REPLAYED,
+    Claimed,
+    Idempotency,
+    Replay,
+    result_not_stored,
+)
 from channel.responses.observing import Unobserved
 from channel.responses.operations import Prepared, ResponseOperations
 from channel.responses.protocol.replay import replayed
@@ -105,7 +114,11 @@ class Create:
             await self._serve(exchange, None)
             return
         begun = await self._idempotency.begin(
-            exchange.caller.keys, key.decode("latin-1"), body, limit_s=exchange.limit_s
+            exchange.caller.keys,
+            key.decode("latin-1"),
+            body,
+            find=partial(self._is_kept, exchange),
+            limit_s=exchange.limit_s,
         )
         if isinstance(begun, Replay):
             await self._replay(exchange, begun.response_id)
@@ -116,6 +129,8 @@ class Create:
     async def _serve(self, exchange: _Exchange, claimed: Claimed | None) -> None:
         deadline, send = exchange.deadline, exchange.send
         prepared = await self._operations.prepare(exchange.caller, exchange.body, deadline=deadline)
+        if claimed is not None:
+            await _note(claimed, prepared)
         if prepared.response.background:
             await self._begin(exchange, prepared, claimed)
             return
@@ -161,10 +176,19 @@ class Create:
         writer = self._streams.writer(exchange.scope, exchange.send)
         await self._streams.follower.follow(position, writer, exchange.receive, exchange.deadline)
 
+    async def _is_kept(self, exchange: _Exchange, response_id: str) -> bool:
+        """Return whether the turn of this request, as it came before, is stored."""
+        keys, (request, _) = exchange.caller.keys, parse(exchange.body)
+        if request.store is False and (conversation := request.conversation_id) is not None:
+            return await self._operations.has_turn(keys, conversation, response_id)
+        return await self._background.look(keys, response_id) is not None
+
     async def _replay(self, exchange: _Exchange, response_id: str) -> None:
         """Give the first result again, as it is now."""
-        response = await self._background.retrieve(exchange.caller, response_id)
         request, _ = parse(exchange.body)
+        if request.store is False:
+            raise result_not_stored()
+        response = await self._background.retrieve(exchange.caller, response_id)
         headers = {REPLAYED: "true"}
         if not request.stream:
             await JSONReply(response, headers=headers).send_to(exchange.send)
@@ -181,6 +205,19 @@ class Create:
             return
         position = Position(exchange.caller.keys, response_id, is_over=is_over)
         await self._streams.follower.follow(position, writer, exchange.receive, exchange.deadline)
+
+
+async def _note(claimed: Claimed, prepared: Prepared) -> None:
+    """Note the response of a turn that is kept, before it is begun."""
+    if not (prepared.response.store or prepared.hold is not None):
+        return
+    try:
+        await claimed.note(prepared.response.id)
+    except BaseException:
+        if prepared.hold is not None:
+            with suppress(StoreError):
+                await prepared.hold.release()
+        raise
 
 
 class Resumed:

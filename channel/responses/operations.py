@@ -24,12 +24,20 @@ from channel.deadline import Deadline
 from channel.faults import HookError
 from channel.http import MAX_BODY_BYTES
 from channel.isolation import IsolationKeys
-from channel.ports import Branch, Clock, ResponseStore, Sealer, StoredTurn
+from channel.ports import (
+    Branch,
+    Clock,
+    HistoryTooLargeError,
+    ResponseStore,
+    Sealer,
+    StoredTurn,
+)
 from channel.responses.conversations.turns import ConversationTurns, Hold
 from channel.responses.paging import Page, list_page
 from channel.responses.protocol import ids, input as given_input
 from channel.responses.protocol.errors import (
     RequestError,
+    history_too_large,
     previous_response_not_found,
     response_not_found,
 )
@@ -153,7 +161,10 @@ class ResponseOperations:
         if request.background and not self._options.has_background:
             msg = "Unsupported parameter: 'background' is not offered by this server."
             raise RequestError(msg, param="background", code="unsupported_parameter")
-        entered = await self._enter(caller, request, deadline, local)
+        try:
+            entered = await self._enter(caller, request, deadline, local)
+        except HistoryTooLargeError as error:
+            raise history_too_large(_continued_param(request)) from error
         operation = CREATE if generates else WARM_UP
         try:
             prepared = await self._prepared(
@@ -210,7 +221,10 @@ class ResponseOperations:
         """
         if request.text is not None:
             self._require_offered(request.text)
-        entered = _Entered(await self._continued(caller, request))
+        try:
+            entered = _Entered(await self._continued(caller, request))
+        except HistoryTooLargeError as error:
+            raise history_too_large(_continued_param(request)) from error
         return await self._prepared(caller, body, request, items, entered, operation=operation)
 
     async def _continued(self, caller: Caller, request: CreateResponse) -> Branch:
@@ -259,7 +273,10 @@ class ResponseOperations:
 
     async def input_items(self, caller: Caller, response_id: str, page: Page) -> dict[str, Any]:
         """Return a page of what a response was given: inherited history first, then its own input."""
-        turns = await self._store.turns(caller.keys, response_id)
+        try:
+            turns = await self._store.turns(caller.keys, response_id)
+        except HistoryTooLargeError as error:
+            raise history_too_large(None) from error
         if turns is None:
             if await self._store.get(caller.keys, response_id) is not None:
                 msg = f"The history of response '{response_id}' has been deleted, or has expired."
@@ -384,6 +401,14 @@ class ResponseOperations:
         given = given_input.with_ids(changed.input, branch.body, taken)
         return replace(changed, input=given, operation=asked.operation)
 
+    async def has_turn(self, keys: IsolationKeys, conversation_id: str, response_id: str) -> bool:
+        """Return whether a turn is in a conversation, also one whose response is not stored."""
+        try:
+            found = await self._conversations.look(keys, conversation_id, Branch(""))
+        except RequestError:  # there is no such conversation
+            return False
+        return any(turn.response.id == response_id for turn in found.turns)
+
     def hold(self, keys: IsolationKeys, job: dict[str, Any]) -> Hold:
         """Return what a turn holds by the name that a worker was given."""
         return self._conversations.hold(keys, job)
@@ -447,6 +472,10 @@ def _longest_s(request: CreateResponse, deadline: Deadline | None) -> float:
     if request.background:
         return BEGIN_S  # until it is begun, which takes its own time
     return deadline.ends_at + deadline.margin_s - monotonic() if deadline else MAX_TURN_S
+
+
+def _continued_param(request: CreateResponse) -> str:
+    return "previous_response_id" if request.conversation is None else "conversation"
 
 
 def history_of(turns: Iterable[StoredTurn]) -> list[Item]:

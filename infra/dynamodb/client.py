@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any, Final, Protocol, TypeVar
 
 from channel.ports import StoreError, call_limit_s
+from channel.room import HistoryRoom
 from infra.dynamodb.rows import AttributeValues
 
 
@@ -161,10 +162,12 @@ class Table:
         *,
         is_strong: bool = False,
         last: int | None = None,
+        room: HistoryRoom | None = None,
     ) -> list[AttributeValues]:
         """Read the rows of a range of sort keys, or of the whole partition, page by page.
 
-        With `last`, only that many, the last ones first.
+        With `last`, only that many, the last ones first. Payloads take of the room, where there is
+        one: raises `HistoryTooLargeError`.
         """
         values = {":pk": {"S": partition}}
         condition = "pk = :pk"
@@ -184,6 +187,8 @@ class Table:
                 **({"ScanIndexForward": False, "Limit": last} if last else {}),
             )
             items += found["Items"]
+            if room:
+                room.take(sum(len(item["d"]["B"]) for item in found["Items"] if "d" in item))
             if "LastEvaluatedKey" not in found or last:
                 return items
             page = {"ExclusiveStartKey": found["LastEvaluatedKey"]}

@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from channel.ports import StoredTurn, StoreError, TurnTooLargeError
+from channel.room import HistoryRoom
 from infra.dynamodb import dictionary
 
 
@@ -49,13 +50,25 @@ def encode(turn: StoredTurn, body: str, parent: str | None) -> bytes:
     return data
 
 
-def decode(data: bytes, body: str, parent: str | None) -> StoredTurn:
-    """Return the turn of `encode` with the same bodies; raises `CorruptTurnError`."""
+def decode(
+    data: bytes, body: str, parent: str | None, room: HistoryRoom | None = None
+) -> StoredTurn:
+    """Return the turn of `encode` with the same bodies; raises `CorruptTurnError`.
+
+    One that is a part of a history takes of its room, before it is parsed: raises
+    `HistoryTooLargeError`.
+    """
     if data[:1] != VERSION:
         raise CorruptTurnError("A stored turn has an unknown version.")
     inflate = zlib.decompressobj(zdict=_dictionary(body, parent))
     try:
-        plain = inflate.decompress(data[1:], MAX_DECODED_BYTES)
+        most = room.limit(MAX_DECODED_BYTES) if room else MAX_DECODED_BYTES
+        # With one byte more, what is too large is told from what just fits; 0 would be no limit.
+        plain = inflate.decompress(data[1:], most + 1)
+        if len(plain) > MAX_DECODED_BYTES:
+            raise CorruptTurnError("A stored turn is larger than any that was stored.")
+        if room:
+            room.take(len(plain))
         if inflate.eof and not inflate.unused_data:
             return _decode(plain)
     except (zlib.error, msgspec.DecodeError) as error:
@@ -66,6 +79,11 @@ def decode(data: bytes, body: str, parent: str | None) -> StoredTurn:
 def checksum(data: bytes) -> bytes:
     """Return what proves that chunks are whole and belong together."""
     return sha256(data).digest()
+
+
+def least_size(data: bytes, chunks: int) -> int:
+    """Return how many bytes there are at least, once decoded, of data in one row or in chunks."""
+    return len(data) if not chunks else (chunks - 1) * CHUNK_BYTES
 
 
 def split(data: bytes) -> list[bytes]:

@@ -11,10 +11,11 @@ half an RRU each time its connection is looked at, and a renewal of its lease ev
 """
 
 import asyncio
+import random
 import time
 import zlib
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -23,15 +24,20 @@ from channel.responses.sockets.connection import ConnectionState
 from channel.responses.sockets.connections import Connection
 from channel.responses.sockets.frames import Frame
 from channel.responses.sockets.local_turns import LocalChain
+from channel.room import HistoryRoom
 from infra.dynamodb import codec, keys, rows
 from infra.dynamodb.client import Client, ConditionFailedError, Table, together
 from infra.dynamodb.rows import AttributeValues, Refusal, Rows, TurnRow
+from infra.dynamodb.turns import room_for_rows
 
 
 KEPT_S: Final = 2 * 3600.0
 """Seconds that a connection can last (AWS's page "Quotas for a WebSocket API")."""
 
 _ATTEMPTS: Final = 20
+_FIRST_PAUSE_S: Final = 0.02  # about as long as one change takes
+_LONGEST_PAUSE_S: Final = 0.5
+_CHANCE: Final = random.SystemRandom().random
 _FASTEST: Final = 1
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Connection).decode
@@ -51,11 +57,19 @@ class DynamoDBConnectionStore:
         *,
         clock: Clock = time.time,
         new_token: NewToken = random_hex,
+        pause: Callable[[float], Awaitable[Any]] = asyncio.sleep,
+        chance: Callable[[], float] = _CHANCE,
     ) -> None:
-        """Take a client of `make_client`."""
+        """Take a client of `make_client`.
+
+        `pause` waits that many seconds between two tries of a change, which grow up to half a
+        second; `chance` (from 0 to 1) is the part of them that is waited.
+        """
         self._table = Table(client, table)
         self._clock = clock
         self._new_token = new_token
+        self._pause = pause
+        self._chance = chance
 
     async def open(self, connection_id: str, connection: Connection, /) -> None:
         """Keep a new connection."""
@@ -70,9 +84,17 @@ class DynamoDBConnectionStore:
     async def change(
         self, connection_id: str, change: Callable[[ConnectionState], Awaitable[_Result]], /
     ) -> tuple[Connection, _Result] | None:
-        """Change the state; None where the connection is closed."""
+        """Change the state; None where the connection is closed.
+
+        It is tried 20 times, with pauses of at most eight seconds together: API Gateway waits 29 s
+        for an invocation. Each try costs as much as the first.
+        """
         mine, changed = "", None
-        for _ in range(_ATTEMPTS):
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                # Or else all that were too late would be so again, together.
+                longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (attempt - 1))
+                await self._pause(longest * self._chance())
             item = await self._read(connection_id)
             if item is None:
                 return None
@@ -143,7 +165,12 @@ class DynamoDBConnectionStore:
         """Return the chain that ends at a place: one Query; None where it is not whole."""
         partition = keys.connection_partition(connection_id)
         for is_strong in (False, True):
-            items = await self._table.query(partition, keys.local_range(place), is_strong=is_strong)
+            items = await self._table.query(
+                partition,
+                keys.local_range(place),
+                is_strong=is_strong,
+                room=room_for_rows(),
+            )
             read = Rows.parse(items)
             chain = rows.walk(read.turns, place, self._clock(), any_last=False)
             if isinstance(chain, Refusal):
@@ -182,4 +209,5 @@ class DynamoDBConnectionStore:
 
 
 def _decoded(payloads: list[bytes]) -> tuple[StoredTurn, ...]:
-    return tuple([codec.decode(data, "", None) for data in payloads])
+    room = HistoryRoom()
+    return tuple([codec.decode(data, "", None, room) for data in payloads])

@@ -9,10 +9,12 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from logging import getLogger
+from math import ceil
 from typing import Final
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from channel import entries
 from channel.conversations import (
@@ -23,13 +25,21 @@ from channel.conversations import (
     UnknownCursorError,
 )
 from channel.isolation import IsolationKeys
-from channel.ports import Branch, Clock, NewToken, StoredTurn, StoreError, random_hex
+from channel.ports import (
+    Branch,
+    Clock,
+    HistoryTooLargeError,
+    NewToken,
+    StoredTurn,
+    StoreError,
+    random_hex,
+)
 from channel.responses.protocol import ids
 from channel.responses.protocol.items import Item
 from infra.dynamodb import codec, keys, rows, turns
 from infra.dynamodb.client import Client, ConditionFailedError, Table, both, together
 from infra.dynamodb.entries import Cursor, Entries, EntryAt, extend
-from infra.dynamodb.rows import AttributeValues
+from infra.dynamodb.rows import AttributeValues, TurnRow
 from infra.dynamodb.secret import TenantSecret
 from infra.dynamodb.store import MONTH_S
 
@@ -61,6 +71,13 @@ class _At(Struct, frozen=True):
         return Cursor(entry, item_id, place.position)
 
 
+class _Added(Struct, frozen=True):
+    """Items that were added by themselves, and the row of their entry."""
+
+    row: TurnRow
+    items: list[Item]
+
+
 class DynamoDBConversationStore:
     """The `ConversationStore` in the table of the `DynamoDBResponseStore`, which needs the same secret."""
 
@@ -88,14 +105,16 @@ class DynamoDBConversationStore:
     async def create(
         self, isolation: IsolationKeys, metadata: dict[str, str], items: Sequence[Item], /
     ) -> Conversation:
-        """Begin a conversation: 1 WRU, and one more for each KB of items."""
+        """Begin a conversation: 1 WRU, and two more for each KB of items."""
         tenant = await self._tenant(isolation)
         name = keys.new_conversation(self._new_token)
         at = _At(keys.conversation_partition(tenant, name), name)
         created_at = int(self._clock())
+        first: _Added | None = None
         if items:
-            await self._write(at, 1, items, created_at)
-        # Its own row comes last: with it, the conversation is there as a whole.
+            # As long as it is not the conversation's, nobody can delete it.
+            first = await self._write(at, 1, items, expires_at=self._expiry())
+        # Its own row comes after its items: with it, the conversation is there as a whole.
         await self._table.put(
             {
                 "pk": {"S": at.partition},
@@ -105,6 +124,8 @@ class DynamoDBConversationStore:
                 "v": {"N": "1" if items else "0"},
             }
         )
+        if first:
+            await self._keep(at, first.row)
         return Conversation(ids.conversation_id(name), created_at, metadata)
 
     async def get(self, isolation: IsolationKeys, conversation_id: str, /) -> Conversation | None:
@@ -157,14 +178,19 @@ class DynamoDBConversationStore:
     async def add(
         self, isolation: IsolationKeys, conversation_id: str, items: Sequence[Item], /
     ) -> list[Item] | None:
-        """Append items: 1 WRU for their number, and 1 for each KB of them."""
+        """Append items: 1 WRU for their number, 1 for each KB of them, and 1 RRU to look back."""
         at = await self._find(isolation, conversation_id)
         if at is None:
             return None
         number = await self._count(at, "ADD v :one", _IS_FREE, self._long_ago())
         if number is None:
             return None
-        return await self._write(at, number, items, int(self._clock()))
+        added = await self._write(at, number, items)
+        if await self._is_gone(at):
+            # A deletion that came meanwhile has not seen what was written after it.
+            await self._let_expire(at)
+            return None
+        return added.items
 
     async def page(
         self,
@@ -219,7 +245,14 @@ class DynamoDBConversationStore:
         at = await self._find(isolation, conversation_id)
         if at is None:
             return None
-        conversation, history = await both(self._read(at), self._entries.all(at.partition, at.name))
+        try:
+            conversation, history = await both(
+                self._read(at), self._entries.all(at.partition, at.name)
+            )
+        except HistoryTooLargeError:
+            if await self._read(at):
+                raise
+            return None
         return history.turns if conversation else None
 
     async def enter(
@@ -274,6 +307,12 @@ class DynamoDBConversationStore:
         item = await self._table.get(at.partition, keys.META_ROW)
         return _conversation(at.name, item) if item else None
 
+    async def _is_gone(self, at: _At) -> bool:
+        try:
+            return await self._read(at) is None
+        except StoreError:
+            return False  # what was written is there, which counts
+
     async def _count(
         self, at: _At, expression: str, condition: str, values: AttributeValues
     ) -> int | None:
@@ -308,16 +347,35 @@ class DynamoDBConversationStore:
             )
 
     async def _write(
-        self, at: _At, number: int, items: Sequence[Item], created_at: int
-    ) -> list[Item]:
+        self, at: _At, number: int, items: Sequence[Item], *, expires_at: int = rows.NEVER
+    ) -> _Added:
         entry = keys.new_entry(at.name, number, self._new_token)
-        turn = entries.added(entry.body, items, created_at)
+        turn = entries.added(entry.body, items, int(self._clock()))
         row = rows.new_row(keys.EntryPlace(entry, "", 0.0), turn, rows.NEVER)
+        row = replace(row, expires_at=expires_at)
         data = await asyncio.to_thread(codec.encode, turn, entry.body, None)
         # What fails on the condition is there: an attempt that seemed to fail has written it.
         with suppress(ConditionFailedError):
             await turns.write(self._table, at.partition, row, data)
-        return [*entries.items_of(entry.body, turn).values()]
+        row, _ = turns.holding(row, data)
+        return _Added(row, [*entries.items_of(entry.body, turn).values()])
+
+    async def _keep(self, at: _At, row: TurnRow) -> None:
+        """Let an entry that was written with an expiry have none; it must not outlive its chunks."""
+        await together([self._remove_expiry(at, key, row) for key in row.chunk_keys()])
+        await self._remove_expiry(at, row.sort_key, row)
+
+    async def _remove_expiry(self, at: _At, sort_key: str, row: TurnRow) -> None:
+        # What fails on the condition has none: an attempt that seemed to fail has removed it.
+        with suppress(ConditionFailedError):
+            await self._table.update(
+                at.partition,
+                sort_key,
+                "REMOVE #ttl",
+                values={":ttl": rows.seconds(row.expires_at)},
+                names={"#ttl": "ttl"},
+                condition="#ttl = :ttl",
+            )
 
     async def _item(
         self, isolation: IsolationKeys, conversation_id: str, item_id: str
@@ -364,9 +422,12 @@ class DynamoDBConversationStore:
                 at.partition,
                 sort_key,
                 "SET #ttl = :ttl",
-                values={":ttl": rows.seconds(self._clock() + self._retention_s)},
+                values={":ttl": rows.seconds(self._expiry())},
                 names={"#ttl": "ttl"},
             )
+
+    def _expiry(self) -> int:
+        return ceil(self._clock() + self._retention_s)
 
 
 def _conversation(name: str, item: AttributeValues) -> Conversation:

@@ -12,8 +12,9 @@ from msgspec import Struct
 
 from channel import entries
 from channel.conversations import ItemPage, LockLostError
-from channel.ports import Clock, StoredTurn, UnfinishedError
+from channel.ports import Clock, HistoryTooLargeError, StoredTurn, UnfinishedError
 from channel.responses.protocol.items import Item
+from channel.room import HistoryRoom
 from infra.dynamodb import keys, rows, turns
 from infra.dynamodb.client import ConditionFailedError, Table
 from infra.dynamodb.rows import TurnRow
@@ -55,43 +56,50 @@ class Entries:
 
     async def all(self, partition: str, thread: str) -> History:
         """Return the history that is the whole conversation."""
-        items = await self._table.query(partition, keys.entry_range(), is_strong=True)
-        return await self._history(partition, thread, [*map(rows.parse_turn, items)])
+        read = await self._rows(partition, keys.entry_range())
+        return await self._history(partition, thread, read, HistoryRoom())
 
     async def to_continue(self, at: EntryAt) -> History | None:
         """Return the history up to an entry whose response can be continued."""
         read = await self._read_to(at)
         if not read or not self._is_response(read[-1]) or read[-1].status not in rows.CONTINUABLE:
             return None
-        return await self._history(at.partition, at.entry.thread, read)
+        return await self._history(at.partition, at.entry.thread, read, HistoryRoom())
 
-    async def through(self, at: EntryAt) -> History | None:
+    async def through(self, at: EntryAt, room: HistoryRoom) -> History | None:
         """Return the history up to an entry that is there, whatever became of its response."""
         read = await self._read_to(at)
-        return await self._history(at.partition, at.entry.thread, read) if read else None
+        return await self._history(at.partition, at.entry.thread, read, room) if read else None
 
     async def before(self, at: EntryAt) -> History | None:
         """Return the history before an entry that is there."""
         read = await self._read_to(at)
-        return await self._history(at.partition, at.entry.thread, read[:-1]) if read else None
+        if not read:
+            return None
+        return await self._history(at.partition, at.entry.thread, read[:-1], HistoryRoom())
 
     async def up_to(self, at: EntryAt) -> History | None:
         """Return the history before an entry, and the entry itself, whole and of any status."""
         read = await self._read_to(at)
         if not read or not self._is_response(read[-1]):
             return None
-        history = await self._history(at.partition, at.entry.thread, read[:-1])
-        own = await turns.read_all(self._table, at.partition, at.entry.thread, read[-1:])
+        room = HistoryRoom()
+        history = await self._history(at.partition, at.entry.thread, read[:-1], room)
+        own = await turns.read_all(self._table, at.partition, at.entry.thread, read[-1:], room)
         return History((*history.turns, *own), (*history.rows, read[-1]))
 
     async def page(
         self, partition: str, thread: str, limit: int, order: str, cursor: Cursor | None
     ) -> ItemPage | None:
-        """Return items in order; None where the entry of the cursor is missing, or never had its item."""
+        """Return items in order; None where the entry of the cursor is missing, or never had its item.
+
+        Entries are decoded one by one, as many as the page needs and as there is room for.
+        """
         is_forward = order == "asc"
         key = cursor.entry.sort_key if cursor else ""
         between = keys.entry_range(first=key) if is_forward else keys.entry_range(last=key)
         items: list[Item] = []
+        room = HistoryRoom()
         behind: str | None = None
         # Most entries have two items or more; one more than the page has tells that there are more.
         wanted = limit // 2 + 2
@@ -102,16 +110,24 @@ class Entries:
             found = [*map(rows.parse_turn, read)]
             if cursor and not (found and found[0].sort_key == key and _was_listed(found[0])):
                 return None
-            for row, turn in await self._listed(partition, thread, found):
+            for row in rows.counted(found):
+                if not items:
+                    room = HistoryRoom(takes_first=True)
+                try:
+                    (turn,) = await turns.read_all(self._table, partition, thread, [row], room)
+                except HistoryTooLargeError:
+                    return ItemPage(items[:limit], has_more=True)
                 body = keys.entry_in(thread, row.sort_key).body
                 after = cursor.item_id if cursor and row.sort_key == key else None
                 shown = entries.visible(body, turn, row.deleted, order=order, after=after)
                 if shown is None:
                     return None
                 items += shown
+                if len(items) > limit:
+                    return ItemPage(items[:limit], has_more=True)
             cursor, wanted = None, min(2 * wanted, _MAX_READ)
-            if len(items) > limit or behind is None:
-                return ItemPage(items[:limit], len(items) > limit)
+            if behind is None:
+                return ItemPage(items, has_more=False)
 
     async def hide(self, at: EntryAt) -> bool:
         """Delete the response of an entry, but not its items; False where there is none."""
@@ -159,29 +175,29 @@ class Entries:
     async def _read_to(self, at: EntryAt) -> list[TurnRow]:
         """Return the rows up to that of an entry, or none where that is missing, or any has expired."""
         between = keys.entry_range(last=at.entry.sort_key)
-        items = await self._table.query(at.partition, between, is_strong=True)
-        read = [*map(rows.parse_turn, items)]
+        read = await self._rows(at.partition, between)
         if not read or read[-1].sort_key != at.entry.sort_key:
             return []
         now = self._clock()
         is_whole = all(row.expires_at >= now for row in (*rows.counted(read), read[-1]))
         return read if is_whole else []
 
-    async def _history(self, partition: str, thread: str, read: Sequence[TurnRow]) -> History:
-        listed = await self._listed(partition, thread, read)
+    async def _rows(self, partition: str, between: keys.SortKeys) -> list[TurnRow]:
+        room = turns.room_for_rows()
+        items = await self._table.query(partition, between, is_strong=True, room=room)
+        return [*map(rows.parse_turn, items)]
+
+    async def _history(
+        self, partition: str, thread: str, read: Sequence[TurnRow], room: HistoryRoom
+    ) -> History:
+        """Return the history of those of the rows whose items are in the conversation."""
+        counted = rows.counted(read)
+        whole = await turns.read_all(self._table, partition, thread, counted, room)
         left = [
             entries.remaining(keys.entry_in(thread, row.sort_key).body, turn, row.deleted)
-            for row, turn in listed
+            for row, turn in zip(counted, whole, strict=True)
         ]
-        return History(tuple(left), tuple([row for row, _ in listed]))
-
-    async def _listed(
-        self, partition: str, thread: str, read: Sequence[TurnRow]
-    ) -> list[tuple[TurnRow, StoredTurn]]:
-        """Return those of the rows whose items are in the conversation, with their turns."""
-        counted = rows.counted(read)
-        whole = await turns.read_all(self._table, partition, thread, counted)
-        return [*zip(counted, whole, strict=True)]
+        return History(tuple(left), tuple(counted))
 
     def _is_response(self, row: TurnRow) -> bool:
         return row.is_readable(self._clock()) and not row.is_hidden

@@ -18,6 +18,7 @@ from infra.dynamodb.secret import TenantSecret
 # One's own token is there where an attempt before this one seemed to fail.
 _IS_FREE: Final = "attribute_not_exists(pk) OR #ttl < :now OR tok = :tok"
 _IS_OWN: Final = "tok = :tok"
+_IS_UNFINISHED: Final = "tok = :tok AND (attribute_not_exists(rid) OR attribute_exists(held))"
 _TTL: Final = {"#ttl": "ttl"}
 _ATTEMPTS: Final = 3
 
@@ -44,13 +45,7 @@ class DynamoDBIdempotencyStore:
         Where the engine does not say what is in the way, that is read (1 RRU).
         """
         partition = await self._partition(isolation, key)
-        item: AttributeValues = {
-            "pk": {"S": partition},
-            "sk": {"S": keys.ONLY_ROW},
-            "h": {"B": entry.body_hash},
-            "tok": {"S": entry.token},
-            "ttl": _seconds(entry.until),
-        }
+        item = _item(partition, entry)
         for _ in range(_ATTEMPTS):
             now = int(self._clock())
             try:
@@ -71,6 +66,12 @@ class DynamoDBIdempotencyStore:
                 return Claim(Verdict.FIRST)
         return Claim(Verdict.IN_PROGRESS)
 
+    async def note(self, isolation: IsolationKeys, key: str, entry: Entry, /) -> None:
+        """Keep the entry in place of the claim with its token (1 WRU)."""
+        item = _item(await self._partition(isolation, key), entry)
+        with suppress(ConditionFailedError):
+            await self._table.put(item, _IS_OWN, values={":tok": item["tok"]})
+
     async def finish(
         self, isolation: IsolationKeys, key: str, token: str, response_id: str, until: float, /
     ) -> None:
@@ -80,7 +81,7 @@ class DynamoDBIdempotencyStore:
             await self._table.update(
                 partition,
                 keys.ONLY_ROW,
-                "SET rid = :rid, #ttl = :ttl",
+                "SET rid = :rid, #ttl = :ttl REMOVE held",
                 values={
                     ":rid": {"S": response_id},
                     ":ttl": _seconds(until),
@@ -97,12 +98,27 @@ class DynamoDBIdempotencyStore:
             await self._table.delete(
                 partition,
                 keys.ONLY_ROW,
-                condition=f"{_IS_OWN} AND attribute_not_exists(rid)",
+                condition=_IS_UNFINISHED,
                 values={":tok": {"S": token}},
             )
 
     async def _partition(self, isolation: IsolationKeys, key: str) -> str:
         return keys.idempotency_partition(keys.tenant_tag(await self._secret(), isolation), key)
+
+
+def _item(partition: str, entry: Entry) -> AttributeValues:
+    item: AttributeValues = {
+        "pk": {"S": partition},
+        "sk": {"S": keys.ONLY_ROW},
+        "h": {"B": entry.body_hash},
+        "tok": {"S": entry.token},
+        "ttl": _seconds(entry.until),
+    }
+    if entry.response_id is not None:
+        item["rid"] = {"S": entry.response_id}
+    if entry.held_until is not None:
+        item["held"] = _seconds(entry.held_until)
+    return item
 
 
 def _entry(item: AttributeValues) -> Entry:
@@ -111,6 +127,7 @@ def _entry(item: AttributeValues) -> Entry:
         item["tok"]["S"],
         float(item["ttl"]["N"]),
         item["rid"]["S"] if "rid" in item else None,
+        float(item["held"]["N"]) if "held" in item else None,
     )
 
 

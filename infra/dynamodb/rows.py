@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from channel.ports import StoredTurn
 from channel.responses.protocol.response import Status
+from channel.room import HistoryRoom
 from infra.dynamodb import codec, keys
 
 
@@ -64,11 +65,11 @@ class TurnRow(Struct, frozen=True):
         """Return the sort keys of the chunks."""
         return [keys.chunk_key(self.sort_key, self.checksum, index) for index in range(self.chunks)]
 
-    def decode(self, thread: str, data: bytes) -> StoredTurn:
-        """Return the turn of the row's whole payload; raises `CorruptTurnError`."""
+    def decode(self, thread: str, data: bytes, room: HistoryRoom | None = None) -> StoredTurn:
+        """Return the turn of the row's whole payload; raises as `codec.decode` does."""
         before = self.parent or self.origin
         parent = keys.located(thread, before).body if before else None
-        return codec.decode(data, keys.located(thread, self.sort_key).body, parent)
+        return codec.decode(data, keys.located(thread, self.sort_key).body, parent, room)
 
 
 class Rows(Struct, frozen=True):

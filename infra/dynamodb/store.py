@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from channel import entries
@@ -28,8 +28,9 @@ from channel.ports import (
 )
 from channel.responses.protocol import ids
 from channel.responses.protocol.items import Item
+from channel.room import HistoryRoom
 from infra.dynamodb import codec, keys, rows, turns
-from infra.dynamodb.client import Client, ConditionFailedError, Table, together
+from infra.dynamodb.client import Client, ConditionFailedError, Table, both, together
 from infra.dynamodb.entries import Entries, EntryAt, History
 from infra.dynamodb.rows import AttributeValues, Refusal, Rows, TurnRow
 from infra.dynamodb.secret import TenantSecret
@@ -60,10 +61,12 @@ class _Chain(Struct, frozen=True):
     payloads: list[bytes]
     is_lane_taken: bool = False
     origin: History = History()
+    room: HistoryRoom = field(default_factory=HistoryRoom)
 
     def decode(self, thread: str) -> tuple[StoredTurn, ...]:
         pairs = zip(self.rows, self.payloads, strict=True)
-        return (*self.origin.turns, *[row.decode(thread, data) for row, data in pairs])
+        own = [row.decode(thread, data, self.room) for row, data in pairs]
+        return (*self.origin.turns, *own)
 
 
 class DynamoDBResponseStore:
@@ -109,6 +112,7 @@ class DynamoDBResponseStore:
         chain = found and await self._load(found, look_ahead=1)
         if not found or not chain:
             return None
+        before = await asyncio.to_thread(chain.decode, found.node.thread)
         await self._renew(found.partition, chain.rows)
         await self._renew(keys.conversation_beside(found.partition), chain.origin.rows)
         place = keys.child_place(
@@ -117,7 +121,6 @@ class DynamoDBResponseStore:
             self._new_token,
             is_lane_taken=chain.is_lane_taken,
         )
-        before = await asyncio.to_thread(chain.decode, found.node.thread)
         return Branch(place.node.body, before, place)
 
     async def _fork(self, found: EntryAt) -> Branch | None:
@@ -181,7 +184,7 @@ class DynamoDBResponseStore:
                 return None
             before = await asyncio.to_thread(chain.decode, thread)
         if origin and with_history:
-            history = await self._origin(found, origin)
+            history = await self._origin(found, origin, HistoryRoom())
             if not history:
                 return None
             before = history.turns
@@ -208,12 +211,21 @@ class DynamoDBResponseStore:
         return await asyncio.to_thread(chain.decode, found.node.thread)
 
     async def item(self, isolation: IsolationKeys, item_id: str, /) -> Item | None:
-        """Return one item of a completed or incomplete turn."""
+        """Return one item of a completed or incomplete turn.
+
+        One of a conversation costs a read more, of whether that is there.
+        """
         place = ids.item_place(item_id)
         found = place and await self._find(isolation, ids.response_id(place.body))
-        read = found and await self._read(found)
-        if read and isinstance(found, EntryAt):
-            return entries.find(found.entry.body, read[1], read[0].deleted, item_id)
+        if isinstance(found, EntryAt):
+            entry, conversation = await both(
+                self._read(found), self._table.get(found.partition, keys.META_ROW, "sk")
+            )
+            if not entry or not conversation:
+                return None
+            row, turn = entry
+            return entries.find(found.entry.body, turn, row.deleted, item_id)
+        read = await self._read(found) if found else None
         if not read or read[0].status not in rows.CONTINUABLE:
             return None
         items = (*read[1].input, *read[1].response.output)
@@ -283,13 +295,13 @@ class DynamoDBResponseStore:
         if chain is None or chain.rows[0].origin is None:
             return chain
         origin = keys.entry_in(found.node.thread, chain.rows[0].origin)
-        history = await self._origin(found, origin)
+        history = await self._origin(found, origin, chain.room)
         return replace(chain, origin=history) if history else None
 
-    async def _origin(self, found: _Found, origin: keys.Entry) -> History | None:
+    async def _origin(self, found: _Found, origin: keys.Entry, room: HistoryRoom) -> History | None:
         """Return what a fork goes on with that began after an entry of a conversation."""
         partition = keys.conversation_beside(found.partition)
-        return await self._entries.through(EntryAt(partition, origin))
+        return await self._entries.through(EntryAt(partition, origin), room)
 
     async def _load_thread(self, found: _Found, *, look_ahead: int) -> _Chain | None:
         # Rows never change once they are written, so an eventually consistent read that holds the
@@ -311,8 +323,10 @@ class DynamoDBResponseStore:
         return _Chain(walked, payloads, read.is_taken(node))
 
     async def _query(self, found: _Found, look_ahead: int, *, is_strong: bool) -> Rows:
+        room = turns.room_for_rows()
+
         async def read(between: keys.SortKeys) -> list[AttributeValues]:
-            return await self._table.query(found.partition, between, is_strong=is_strong)
+            return await self._table.query(found.partition, between, is_strong=is_strong, room=room)
 
         node = found.node
         items = await read(keys.lane_range(node.lane, node.seq + look_ahead))

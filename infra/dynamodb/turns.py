@@ -7,6 +7,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from channel.ports import StoredTurn, StoreError
+from channel.room import HistoryRoom
 from infra.dynamodb import codec, keys, rows
 from infra.dynamodb.client import Table, together
 from infra.dynamodb.rows import AttributeValues, Rows, TurnRow
@@ -16,6 +17,14 @@ from infra.dynamodb.rows import AttributeValues, Rows, TurnRow
 # turn, since its key holds the nonce.
 _IS_NEW: Final = "attribute_not_exists(pk) OR st IN (:queued, :running)"
 _IS_NEW_VALUES: Final[AttributeValues] = {":queued": {"S": "q"}, ":running": {"S": "i"}}
+
+
+def room_for_rows() -> HistoryRoom:
+    """Return the room for the compressed rows of one history, and for those between that are not of it.
+
+    Decoded they are larger; the others were forked off, or have failed.
+    """
+    return HistoryRoom(times=2)
 
 
 async def write(table: Table, partition: str, row: TurnRow, data: bytes) -> TurnRow:
@@ -54,14 +63,18 @@ async def read(
 
 
 async def read_all(
-    table: Table, partition: str, thread: str, found: Iterable[TurnRow]
+    table: Table, partition: str, thread: str, found: Iterable[TurnRow], room: HistoryRoom
 ) -> list[StoredTurn]:
-    """Return the turns of rows that were just read; raises `StoreError` where one is not whole."""
+    """Return the turns of rows that were just read; raises `StoreError` where one is not whole.
+
+    Raises `HistoryTooLargeError` before chunks are read for which there can be no room.
+    """
     found = [*found]
+    room.require(sum(codec.least_size(row.data, row.chunks) for row in found))
     payloads = await together([_payload(table, partition, row) for row in found])
 
     def decode() -> list[StoredTurn]:
-        return [row.decode(thread, data) for row, data in zip(found, whole, strict=True)]
+        return [row.decode(thread, data, room) for row, data in zip(found, whole, strict=True)]
 
     whole = [data for data in payloads if data is not None]
     if len(whole) < len(found):

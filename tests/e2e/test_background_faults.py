@@ -79,8 +79,9 @@ class Beginning:
 BEGINNINGS: Mapping[str, Beginning] = {
     "plain": Beginning(3),  # the record, its run, the job
     "stream": Beginning(4, {"stream": True}),  # and its first events
-    "in a conversation": Beginning(5, is_in_conversation=True),  # and the lock, and the history
-    "with a key": Beginning(5, has_key=True),  # and the claim, and its end
+    # And the lock, the history, the lock's time.
+    "in a conversation": Beginning(6, is_in_conversation=True),
+    "with a key": Beginning(6, has_key=True),  # and the claim, its note, and its end
 }
 
 
@@ -307,6 +308,7 @@ async def test_a_deletion_that_fails_can_be_repeated_until_all_is_gone(
     # The record, its tombstone; what there is of its run, the run, two batches of events.
     async for struck in deployment.strikes(kind, delete, given, calls=6):
         is_there = await deployment.status(struck.given.response_id) is not None
+        deployment.clock.now += LEASE_S + 1  # until then, a run may be that of a stream
         again = await delete(deployment.healthy, struck.given)
 
         if struck.has_reply:

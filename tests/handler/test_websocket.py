@@ -16,6 +16,7 @@ from channel.host import AgentHost
 from channel.ports import Job, StoreError, random_hex
 from channel.responses.background.watching import LEASE_S, RENEWAL_S
 from channel.responses.channel import ResponsesChannel
+from channel.responses.sockets.connection import ConnectionState
 from channel.responses.sockets.endpoint import Limits
 from channel.responses.sockets.gateway import CALL_S, FRAME, Gateway
 from handler.embedded import make_atomic
@@ -32,6 +33,7 @@ from tests.channel.responses.test_websocket import Held, echo, missing
 from tests.channel.websocket import TERMINAL, text_of
 from tests.infra import engines
 from tests.infra.conftest import MovableClock
+from tests.infra.hooks import Died
 from tests.infra.management import ManagementApi, management_api
 from tests.infra.turns import noise, own_secret
 
@@ -54,6 +56,7 @@ class Jobs:
         self.held: list[Job] = []
         self.is_holding = False
         self.is_failing = False
+        self.is_dying = False
         self.copies = 1
         self.deadline: Any = None
         self.tasks: set[asyncio.Task[None]] = set()
@@ -61,6 +64,8 @@ class Jobs:
     async def start(self, job: Job, /) -> None:
         if self.is_failing:
             raise StoreError("secret")
+        if self.is_dying:
+            raise Died
         self.started.append(job)
         if self.is_holding:
             self.held.append(job)
@@ -110,6 +115,41 @@ class Looks:
             self._next.set()
 
 
+class Crowd(DynamoDBConnectionStore):
+    """Connections that others change meanwhile, and a change of which may fail."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.meanwhile: list[Callable[[ConnectionState], None]] = []
+        self.fails_after: int | None = None
+        self.kept: list[str] = []
+
+    async def change(self, connection_id: str, change: Any, /) -> Any:
+        if self.fails_after is not None:
+            self.fails_after -= 1
+            if self.fails_after < 0:
+                self.fails_after = None
+                raise StoreError("secret")
+
+        async def late(state: ConnectionState) -> Any:
+            if self.meanwhile:
+                await super(Crowd, self).change(connection_id, other)
+            return await change(state)
+
+        async def other(state: ConnectionState) -> None:
+            self.meanwhile.pop(0)(state)
+
+        return await super().change(connection_id, late)
+
+    async def put_frame(self, connection_id: str, name: str, frame: Any, /) -> None:
+        self.kept.append(name)
+        await super().put_frame(connection_id, name, frame)
+
+
+async def at_once(_seconds: float) -> None:
+    await asyncio.sleep(0)
+
+
 class Door:
     """A deployed app behind a WebSocket API; `connect` opens connections of clients."""
 
@@ -118,7 +158,7 @@ class Door:
         self.jobs = Jobs()
         self.clock = options.pop("clock", MovableClock())
         self.looks = Looks()
-        self.connections = DynamoDBConnectionStore(client, engines.TABLE, clock=self.clock)
+        self.connections = Crowd(client, engines.TABLE, clock=self.clock, pause=at_once)
         push = ManagementPush(partial(make_management_client, None, api.endpoint))
         channel = ResponsesChannel(
             store=DynamoDBResponseStore(client, engines.TABLE, secret=own_secret()),
@@ -801,6 +841,202 @@ async def test_a_job_that_was_never_run_is_started_again(table: Any, api: Manage
 
     assert texts == ["one after 0", "two after 0", "three after 0"]
     assert door._read[client.id].empty()
+
+
+async def test_a_frame_whose_invocation_died_before_its_job_began_is_called_by_the_next(
+    table: Any, api: ManagementApi
+) -> None:
+    clock = MovableClock()
+    door = Door(echo, table, api, clock=clock)
+    client = await door.connect()
+    door.jobs.is_dying = True
+    with pytest.raises(Died):
+        await client.create(input="one")
+    door.jobs.is_dying = False
+    clock.now += CALL_S - 1
+    await client.create(input="two")
+    assert door.jobs.started == []
+    clock.now += 1
+    await client.create(input="three")
+    texts = [text_of((await client.until_end())[-1]["response"]) for _ in range(3)]
+    await door.jobs.ended()
+
+    assert CALL_S <= 10
+    assert texts == ["one after 0", "two after 0", "three after 0"]
+    assert await client.rows() == [keys.ONLY_ROW]
+
+
+async def test_a_job_that_died_before_it_started_the_next_one_does_so_when_it_comes_again(
+    table: Any, api: ManagementApi
+) -> None:
+    clock = MovableClock()
+    door = Door(echo, table, api, clock=clock)
+    client = await door.connect()
+    door.jobs.is_holding = True
+    await client.create(input="one")
+    await client.create(input="two")
+    door.jobs.is_holding, door.jobs.is_dying = False, True
+    assert door.jobs.run is not None
+    with pytest.raises(Died):
+        await door.jobs.run(door.jobs.held[0].payload, None)
+    door.jobs.is_dying = False
+    clock.now += 60  # seconds after which Lambda tries it again
+    await door.jobs.begin(door.jobs.held[0])
+    texts = [text_of((await client.until_end())[-1]["response"]) for _ in range(2)]
+    await door.jobs.ended()
+
+    assert texts == ["one after 0", "two after 0"]
+    assert door._read[client.id].empty()
+
+
+async def test_an_end_that_was_told_and_cannot_be_noted_is_noted_by_a_job_of_its_own(
+    table: Any, api: ManagementApi
+) -> None:
+    clock = MovableClock()
+    door = Door(echo, table, api, clock=clock)
+    client = await door.connect()
+    door.jobs.is_holding = True
+    await client.create(input="one")
+    await client.create(input="two")
+    door.connections.fails_after = 1  # its claim, and then
+    await door.jobs.begin(door.jobs.held[0])
+    clock.now += 30
+    door.jobs.is_holding = False
+    await door.jobs.begin(door.jobs.held[1])
+    texts = [text_of((await client.until_end())[-1]["response"]) for _ in range(2)]
+    await door.jobs.begin(door.jobs.held[0])  # twice, all the same
+    await door.jobs.ended()
+
+    assert texts == ["one after 0", "two after 0"]
+    assert door._read[client.id].empty()
+    assert await client.rows() == [keys.ONLY_ROW]
+
+
+async def test_an_end_that_cannot_be_noted_at_all_is_told_once(
+    table: Any, api: ManagementApi, caplog: pytest.LogCaptureFixture
+) -> None:
+    door = Door(echo, table, api)
+    client = await door.connect()
+    door.jobs.is_holding = True
+    await client.create()
+    door.connections.fails_after, door.jobs.is_failing = 1, True
+    await door.jobs.begin(door.jobs.held[0])
+    ending = (await client.until_end())[-1]
+
+    assert ending["type"] == "response.completed"
+    assert door._read[client.id].empty()
+    assert "not noted later" in caplog.text
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize("is_local", [True, False])
+async def test_an_end_that_is_noted_later_evicts_what_failed_and_holds_nothing_of_a_client(
+    table: Any, api: ManagementApi, is_local: bool
+) -> None:
+    door = Door(echo, table, api)
+    client = await door.connect()
+    first = await client.response(store=False)
+    await door.jobs.ended()
+    previous = first["id"] if is_local else "secret"
+    door.connections.fails_after = 2  # when it arrives, and when it is claimed
+    told = await client.turn(previous_response_id=previous, temperature=9)
+    await door.jobs.ended()
+    again = await client.turn(previous_response_id=first["id"])
+    await door.jobs.ended()
+
+    assert told["type"] == "error"
+    assert "secret" not in str(door.jobs.started)
+    assert (again == missing(first["id"])) is is_local
+
+
+# Frames that come at the same time
+
+
+async def test_a_frame_is_written_once_however_often_its_arrival_is_tried(
+    table: Any, api: ManagementApi
+) -> None:
+    door = Door(echo, table, api)
+    client = await door.connect()
+    door.connections.meanwhile = [lambda _: None] * 10
+    await client.response()
+    await door.jobs.ended()
+
+    assert len(door.connections.kept) == 1
+    assert await client.rows() == [keys.ONLY_ROW]
+
+
+async def test_frames_that_come_together_are_all_served_and_each_is_written_once(
+    table: Any, api: ManagementApi
+) -> None:
+    door = Door(echo, table, api)
+    client = await door.connect()
+    await asyncio.gather(*[client.create(stream_id=f"l{number}") for number in range(12)])
+    ends = 0
+    while ends < 12:
+        ends += (await client.read())["type"] == "response.completed"
+    await door.jobs.ended()
+
+    assert len(door.connections.kept) == 12
+    assert await client.rows() == [keys.ONLY_ROW]
+
+
+async def test_a_frame_that_is_refused_at_once_is_not_written(
+    table: Any, api: ManagementApi
+) -> None:
+    door = Door(echo, table, api, websocket_limits=Limits(burst=1, frames_per_s=0.001))
+    client = await door.connect()
+    await client.response()
+    assert (await client.turn())["error"]["code"] == "rate_limit_exceeded"
+    await door.jobs.ended()
+
+    assert len(door.connections.kept) == 1
+
+
+async def test_a_frame_that_is_refused_at_a_later_try_is_dropped(
+    table: Any, api: ManagementApi
+) -> None:
+    def spend(state: ConnectionState) -> None:
+        state.tokens = 0.0
+
+    door = Door(echo, table, api)
+    client = await door.connect()
+    door.connections.meanwhile = [spend]
+    told = await client.turn()
+
+    assert (told["status"], told["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert len(door.connections.kept) == 1
+    assert (await client.rows(), door.jobs.started) == ([keys.ONLY_ROW], [])
+
+
+async def test_a_frame_whose_arrival_is_given_up_is_dropped(table: Any, api: ManagementApi) -> None:
+    door = Door(echo, table, api)
+    client = await door.connect()
+    door.connections.meanwhile = [lambda _: None] * 20
+    told = await client.turn()
+
+    assert (told["status"], told["error"]["code"]) == (503, "service_unavailable")
+    assert len(door.connections.kept) == 1
+    assert (await client.rows(), door.jobs.started) == ([keys.ONLY_ROW], [])
+    assert text_of(await client.response()) == "hi after 0"
+    await door.jobs.ended()
+
+
+async def test_a_frame_whose_connection_closes_meanwhile_is_dropped(
+    table: Any, api: ManagementApi
+) -> None:
+    door = Door(echo, table, api)
+    client = await door.connect()
+    kept = door.connections.put_frame
+
+    async def leave(*arguments: Any) -> None:
+        await client.leave()
+        await kept(*arguments)
+
+    door.connections.put_frame = leave  # type: ignore[method-assign]  # as the gateway sees it
+    await client.create()
+
+    assert (await client.rows(), door.jobs.started) == ([], [])
+    assert api.closed == [client.id]
 
 
 async def test_a_frame_that_is_lost_is_told(table: Any, api: ManagementApi) -> None:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
+from channel import room
 from channel.conversations import (
     LOCK_GRACE_S,
     ConversationLockedError,
@@ -17,7 +18,14 @@ from channel.conversations import (
 from channel.isolation import IsolationKeys
 from channel.memory import InMemoryResponseStore
 from channel.memory_conversations import InMemoryConversationStore
-from channel.ports import Branch, ConcludedError, ResponseStore, StoredTurn, UnfinishedError
+from channel.ports import (
+    Branch,
+    ConcludedError,
+    HistoryTooLargeError,
+    ResponseStore,
+    StoredTurn,
+    UnfinishedError,
+)
 from channel.responses.protocol import ids
 from channel.responses.protocol.items import Item, message, text_of
 from channel.responses.protocol.response import Status
@@ -861,7 +869,6 @@ async def test_the_responses_of_a_deleted_conversation_are_there_until_they_expi
 ) -> None:
     name = await begin(stores, ann, "one")
     response_id = await say(stores, ann, name, "two")
-    (item, *_) = (await page(stores, ann, name)).items
     clock.now += 3 * MONTH_S
     await stores.conversations.delete(ann, name)
 
@@ -870,7 +877,19 @@ async def test_the_responses_of_a_deleted_conversation_are_there_until_they_expi
     branch = await stores.responses.branch(ann, response_id)
     assert branch is not None
     assert texts_of(branch) == ["one", "two?", "two"]
-    assert await stores.responses.item(ann, item["id"]) == item
+
+
+async def test_the_items_of_a_deleted_conversation_are_unknown(
+    stores: Stores, ann: IsolationKeys
+) -> None:
+    name = await begin(stores, ann, "one")
+    await say(stores, ann, name, "two")
+    items = (await page(stores, ann, name)).items
+    assert [await stores.responses.item(ann, item["id"]) for item in items] == items
+
+    await stores.conversations.delete(ann, name)
+
+    assert [await stores.responses.item(ann, item["id"]) for item in items] == [None] * 3
 
 
 async def test_what_is_left_of_a_deleted_conversation_expires(
@@ -952,3 +971,76 @@ async def test_a_conversation_does_not_disturb_threads_nor_they_it(
 
     assert await texts(stores.responses, ann, second) == ["thread", "on"]
     assert await listed(stores, ann, name) == ["one", "two?", "two"]
+
+
+# What is too large to go on with
+
+
+@pytest.fixture
+def small_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let there be room for a history of 13 KB."""
+    monkeypatch.setattr(room, "MAX_HISTORY_BYTES", 13_000)
+
+
+LARGE = "a" * 4_000
+"""Text that two entries can have, and three cannot; compressed it is next to nothing."""
+
+
+@pytest.mark.usefixtures("small_room")
+async def test_a_conversation_that_is_too_large_cannot_be_gone_on_with_and_is_left_unlocked(
+    stores: Stores, ann: IsolationKeys
+) -> None:
+    name = await begin(stores, ann, LARGE)
+    await stores.conversations.add(ann, name, [user(LARGE)])
+    last = await say(stores, ann, name, "two")
+    assert len(await remembered(stores, ann, name)) == 4
+    await stores.conversations.add(ann, name, [user(LARGE)])
+
+    with pytest.raises(HistoryTooLargeError):
+        await stores.conversations.turns(ann, name)
+    with pytest.raises(HistoryTooLargeError):
+        await stores.conversations.enter(ann, name, "me", 2e9)
+
+    assert await stores.responses.branch(ann, last) is not None
+    assert await stores.conversations.delete(ann, name) is True
+    assert await stores.conversations.turns(ann, name) is None
+
+
+@pytest.mark.usefixtures("small_room")
+async def test_a_fork_counts_what_it_goes_on_with_in_its_conversation(
+    stores: Stores, ann: IsolationKeys
+) -> None:
+    name = await begin(stores, ann, LARGE)
+    last = await say(stores, ann, name, "two")
+    fork = await add_response(stores.responses, ann, last, LARGE)
+    assert await stores.responses.branch(ann, fork) is not None
+
+    fork = await add_response(stores.responses, ann, fork, LARGE)
+
+    with pytest.raises(HistoryTooLargeError):
+        await stores.responses.branch(ann, fork)
+    with pytest.raises(HistoryTooLargeError):
+        await stores.responses.turns(ann, fork)
+
+
+@pytest.mark.usefixtures("small_room")
+@pytest.mark.parametrize("order", ["asc", "desc"])
+@pytest.mark.parametrize("size", [4_000, 12_000, 400_000])
+async def test_a_page_of_large_items_ends_early_and_all_of_them_can_be_listed(
+    stores: Stores, ann: IsolationKeys, order: str, size: int
+) -> None:
+    name = await begin(stores, ann, *(letter * size for letter in "ab"))
+    for letter in "cdefg":
+        await stores.conversations.add(ann, name, [user(letter * size)])
+    pages: list[str] = []
+    after: str | None = None
+    has_more = True
+
+    while has_more:
+        found = await page(stores, ann, name, order=order, after=after)
+        assert found.items
+        pages.append("".join(text_of(item)[0] for item in found.items))
+        has_more, after = found.has_more, found.items[-1]["id"]
+
+    assert "".join(pages) == ("abcdefg" if order == "asc" else "gfedcba")
+    assert len(pages) >= 3

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
 import pytest
+from msgspec.structs import replace
 
 from channel.isolation import IsolationKeys
 from channel.memory_idempotency import InMemoryIdempotencyStore
@@ -134,6 +135,65 @@ async def test_a_released_key_can_be_used_again_with_any_body(
     assert await store.claim(ann, KEY, entry("two", OTHER_BODY)) == FIRST
 
 
+async def test_a_noted_claim_counts_until_its_time_is_over_and_then_tells_what_it_noted(
+    store: IdempotencyStore, clock: MovableClock, ann: IsolationKeys, entry: MakeEntry
+) -> None:
+    claim = entry("crashed", lasting_s=60)
+    await store.claim(ann, KEY, claim)
+    await store.note(ann, KEY, noted(claim))
+    clock.now += 60
+    assert await store.claim(ann, KEY, entry("two")) == IN_PROGRESS
+
+    clock.now += 1
+
+    ran_out = Claim(Verdict.RAN_OUT, RESPONSE_ID, "crashed")
+    for _ in range(2):
+        assert await store.claim(ann, KEY, entry("three")) == ran_out
+    assert await store.claim(ann, KEY, entry("four", OTHER_BODY)) == MISMATCH
+
+
+async def test_a_noted_claim_can_be_finished_and_is_not_released_any_more_then(
+    store: IdempotencyStore, clock: MovableClock, ann: IsolationKeys, entry: MakeEntry
+) -> None:
+    claim = entry("one", lasting_s=60)
+    await store.claim(ann, KEY, claim)
+    await store.note(ann, KEY, noted(claim))
+    clock.now += 61
+    await store.finish(ann, KEY, "one", RESPONSE_ID, clock.now + 1000)
+    await store.release(ann, KEY, "one")
+
+    assert await store.claim(ann, KEY, entry("two")) == Claim(Verdict.REPLAY, RESPONSE_ID)
+
+
+async def test_a_noted_claim_can_be_released(
+    store: IdempotencyStore, ann: IsolationKeys, entry: MakeEntry
+) -> None:
+    claim = entry("one")
+    await store.claim(ann, KEY, claim)
+    await store.note(ann, KEY, noted(claim))
+
+    await store.release(ann, KEY, "one")
+
+    assert await store.claim(ann, KEY, entry("two", OTHER_BODY)) == FIRST
+
+
+async def test_nothing_is_noted_in_place_of_another_claim_or_of_none(
+    store: IdempotencyStore, ann: IsolationKeys, entry: MakeEntry
+) -> None:
+    await store.note(ann, KEY, noted(entry("lost")))
+    assert await store.claim(ann, KEY, entry("one")) == FIRST
+
+    await store.note(ann, KEY, noted(entry("lost", OTHER_BODY)))
+
+    assert await store.claim(ann, KEY, entry("two")) == IN_PROGRESS
+
+
+def noted(claim: Entry) -> Entry:
+    """Return the entry of a claim that names its response, kept for a day."""
+    until = claim.until + 86400
+    return replace(claim, until=until, response_id=RESPONSE_ID, held_until=claim.until)
+
+
 async def test_a_finished_key_is_not_released(
     store: IdempotencyStore, clock: MovableClock, ann: IsolationKeys, entry: MakeEntry
 ) -> None:
@@ -248,7 +308,11 @@ async def test_a_first_claim_is_one_write_and_every_other_step_is_one_too(
     key = "~" * 255
     meter.take()
 
-    await store.claim(ann, key, entry("0" * 16))
+    claim = entry("0" * 16)
+    await store.claim(ann, key, claim)
+    assert meter.take() == {"PutItem": [1.0]}
+
+    await store.note(ann, key, noted(claim))
     assert meter.take() == {"PutItem": [1.0]}
 
     await store.finish(ann, key, "0" * 16, RESPONSE_ID, clock.now + 1000)

@@ -6,14 +6,17 @@ from random import Random
 from secrets import token_hex
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
+from channel import room
 from channel.isolation import IsolationKeys
 from channel.memory import InMemoryResponseStore
 from channel.ports import (
     Branch,
     ConcludedError,
+    HistoryTooLargeError,
     ResponseStore,
     StoredTurn,
     StoreError,
@@ -823,3 +826,28 @@ async def test_a_result_that_is_too_large_leaves_the_turn_to_be_finished_smaller
     failed = finished(begun, "", Status.FAILED)
     await store.save(ann, branch, failed)
     assert await store.get(ann, begun.response.id) == failed
+
+
+async def test_a_history_is_gone_on_with_up_to_its_bound_and_refused_beyond_it(
+    store: ResponseStore, ann: IsolationKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = None
+    for _ in range(3):
+        last = await add(store, ann, last, "a" * 4_000)
+    assert last is not None
+    size = sum(len(msgspec.json.encode(each)) for each in await store.turns(ann, last) or ())
+
+    monkeypatch.setattr(room, "MAX_HISTORY_BYTES", size)
+    assert await texts(store, ann, last) == ["a" * 4_000] * 3
+    waiting = await add(store, ann, last, status=Status.QUEUED)
+    assert await store.reopen(ann, waiting) is not None
+
+    monkeypatch.setattr(room, "MAX_HISTORY_BYTES", size - 1)
+    for reading in (store.branch, store.turns):
+        with pytest.raises(HistoryTooLargeError):
+            await reading(ann, last)
+    with pytest.raises(HistoryTooLargeError):
+        await store.reopen(ann, waiting)
+    assert await store.reopen(ann, waiting, with_history=False) is not None
+    assert await store.get(ann, last) is not None
+    assert await store.branch(BOB, last) is None

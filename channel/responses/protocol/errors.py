@@ -77,6 +77,15 @@ def conversation_locked() -> RequestError:
     )
 
 
+def history_too_large(param: str | None) -> RequestError:
+    """Return the 400 for a history that is too large to go on with, named by `param`."""
+    return RequestError(
+        "The conversation history is too large to be continued. Please begin a new one.",
+        param=param,
+        code="context_length_exceeded",
+    )
+
+
 def previous_response_not_found(response_id: str) -> RequestError:
     """Return the 400 for a `previous_response_id` whose history is not whole, or not the caller's."""
     return RequestError(

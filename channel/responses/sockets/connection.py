@@ -108,20 +108,20 @@ class ConnectionState(Struct):
     def call(self, now: float, until: float, limits: Limits) -> list[Called]:
         """Return the frames whose turn it is, oldest first: they are in flight until then.
 
-        A frame is called again where that has passed. Of a connection whose time is over, nothing
-        is called, and what waits is dropped.
+        A frame is called again where that has passed: it has its place among those in flight still,
+        as its job may begin late. Of a connection whose time is over, nothing is called, and what
+        waits is dropped.
         """
         if self.is_over(now, limits):
             self._drop_waiting(now)
             return []
-        flying = sum(1 for lane in self.lanes.values() if _is_flying(lane, now))
-        ready = [
-            (lane.entries[0].number, name)
-            for name, lane in self.lanes.items()
-            if lane.entries and not _is_flying(lane, now)
-        ]
+        firsts = [(lane.entries[0], name) for name, lane in self.lanes.items() if lane.entries]
+        taken = [(entry, name) for entry, name in firsts if entry.until]
+        again = [(entry.number, name) for entry, name in taken if entry.until <= now]
+        fresh = sorted((entry.number, name) for entry, name in firsts if not entry.until)
+        room = max(0, limits.in_flight - len(taken))
         called: list[Called] = []
-        for _, name in sorted(ready)[: max(0, limits.in_flight - flying)]:
+        for _, name in sorted([*again, *fresh[:room]]):
             entry = self.lanes[name].entries[0]
             entry.until = until
             entry.has_crashed, entry.owner = entry.has_crashed or bool(entry.owner), ""

@@ -29,7 +29,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     waiting: int = 64
     waiting_bytes: int = 12 * MB
     chain_bytes: int = 32 * MB
-    """The longest chain of local turns that is kept in memory; what is longer cannot be continued."""
+    """Local turns that are kept in memory, of all lanes together: where they are more, the chain that
+    was continued first is forgotten; one that is longer by itself cannot be continued."""
     refusals: int = 32
     """Refusals that wait for the turns before them; more are told at once, out of their turn."""
 

@@ -49,8 +49,9 @@ from channel.responses.sockets.local_turns import CONTINUABLE, LocalChain
 
 FRAME: Final = "responses.frame"
 """The kind of the job that runs the turn of a frame."""
-CALL_S: Final = 300.0
-"""Seconds after which the job of a frame is started again, if it has not begun."""
+CALL_S: Final = 5.0
+"""Seconds after which the job of a frame is started again, if it has not begun: whoever called it may
+have died before it started that. A job that was only late finds the frame claimed, and does nothing."""
 
 _CRASHED: Final = "The server that ran this request is gone."
 _NOT_STARTED: Final = "The request could not be started."
@@ -126,15 +127,25 @@ class GatewayConnections:
         """Run the turn of a job, unless that was done before; raises `StoreError`."""
         job = msgspec.convert(payload, _Job)
         called, owner = Called(job.lane, job.name), self._new_token(8)
+        if job.ending is not None:
+            await self._settle(job.connection_id, called, job.ending)
+            return
 
-        async def claim(state: ConnectionState) -> Claim:
+        async def claim(state: ConnectionState) -> tuple[Claim, list[Called]]:
             now = self._clock()
-            return state.claim(called, owner, now, now + LEASE_S)
+            granted = state.claim(called, owner, now, now + LEASE_S)
+            if granted is not Claim.REFUSED:
+                return granted, []
+            # Where its first run died at its end, nobody has started those after it.
+            return granted, state.call(now, now + CALL_S, self._limits)
 
         changed = await self._connections.change(job.connection_id, claim)
-        if changed is None or changed[1] is Claim.REFUSED:
+        if changed is None:
             return
-        connection, granted = changed
+        connection, (granted, due) = changed
+        if granted is Claim.REFUSED:
+            await self._start(job.connection_id, due)
+            return
         frame = await self._connections.frame(job.connection_id, job.name)
         if granted is Claim.CRASHED or frame is None:
             said = _NOT_STARTED if granted is Claim.GRANTED else _CRASHED
@@ -147,24 +158,36 @@ class GatewayConnections:
                 ending = await self._run(job, frame, connection, owner, deadline)
             except asyncio.CancelledError:
                 # Its time is over, and it was told so: those after it need not wait for its lease.
-                await self._settle(job.connection_id, called, Ending(has_failed=True))
+                await self._settle_told(job.connection_id, called, Ending(has_failed=True))
                 raise
-        await self._settle(job.connection_id, called, ending)
+        if connection.state.place_of(ending.previous_response_id or "") is None:
+            ending = replace(ending, previous_response_id=None)  # any text: it evicts nothing
+        await self._settle_told(job.connection_id, called, ending)
 
     async def _receive(self, connection_id: str, data: str | bytes) -> None:
         given, name = read(data, self._limits.frame_bytes), self._new_token(8)
+        is_kept = is_taken = False
 
         async def arrive(state: ConnectionState) -> tuple[bytes | None, list[Called], bool]:
+            nonlocal is_kept, is_taken
             now = self._clock()
             arrived = state.arrive(given, name, now, self._limits)
             called = state.call(now, now + CALL_S, self._limits)
-            if arrived.is_taken and isinstance(given, Frame):
+            is_taken = arrived.is_taken
+            if is_taken and not is_kept and isinstance(given, Frame):
                 # Before the state says so: whoever runs it then must find it. It is not in the
-                # job, since what Lambda gives up of those is kept elsewhere.
+                # job, since what Lambda gives up of those is kept elsewhere. It is written once,
+                # however often this is tried; and what is refused at once costs nothing.
+                is_kept = True
                 await self._connections.put_frame(connection_id, name, given)
             return arrived.told, called, state.is_idle and state.is_over(now, self._limits)
 
-        changed = await self._connections.change(connection_id, arrive)
+        changed = None
+        try:
+            changed = await self._connections.change(connection_id, arrive)
+        finally:
+            if is_kept and (changed is None or not is_taken):
+                await self._drop(connection_id, name)
         if changed is None:
             await self._push.close(connection_id)
             return
@@ -182,7 +205,7 @@ class GatewayConnections:
                 await self._jobs.start(Job(FRAME, msgspec.to_builtins(job)))
             except StoreError as error:
                 await self._tell(connection_id, error_message(error, each.lane))
-                await self._settle(connection_id, each, Ending(has_failed=True))
+                await self._settle_told(connection_id, each, Ending(has_failed=True))
 
     async def _run(
         self,
@@ -208,6 +231,22 @@ class GatewayConnections:
             await self._connections.close(connection_id)
         return ending
 
+    async def _settle_told(self, connection_id: str, called: Called, ending: Ending) -> None:
+        """End a frame whose end was told; where the store fails, that is a job of its own.
+
+        If this one were tried again instead, it would find its frame claimed and not over, and tell
+        its client another end.
+        """
+        try:
+            await self._settle(connection_id, called, ending)
+        except StoreError as error:
+            log_fault(_LOG, "the end of a frame not noted", error)
+            job = _Job(connection_id, called.lane, called.name, ending)
+            try:
+                await self._jobs.start(Job(FRAME, msgspec.to_builtins(job)))
+            except StoreError as failure:
+                log_fault(_LOG, "the end of a frame not noted later", failure)
+
     async def _settle(self, connection_id: str, called: Called, ending: Ending) -> None:
         async def settle(state: ConnectionState) -> tuple[list[bytes], list[Called], bool]:
             now = self._clock()
@@ -221,24 +260,31 @@ class GatewayConnections:
             for message in told:
                 await self._tell(connection_id, message)
             if not told:
-                await self._connections.drop_frame(connection_id, called.name)
                 await self._start(connection_id, following)
+                await self._drop(connection_id, called.name)
                 if is_over:
                     await self._tell(connection_id, farewell(self._limits))
                     await self._push.close(connection_id)
                 return
+
+    async def _drop(self, connection_id: str, name: str) -> None:
+        try:
+            await self._connections.drop_frame(connection_id, name)
+        except StoreError as error:  # it goes with its connection
+            log_fault(_LOG, "a frame not dropped", error)
 
     async def _tell(self, connection_id: str, message: bytes) -> None:
         with suppress(OSError):
             await self._push.send(connection_id, message)
 
 
-class _Job(Struct, frozen=True):
-    """The payload of a job: which frame, by its name."""
+class _Job(Struct, frozen=True, omit_defaults=True):
+    """The payload of a job: which frame, by its name; and how it ended, where only that is to be noted."""
 
     connection_id: str
     lane: str
     name: str
+    ending: Ending | None = None
 
 
 class _LaneTurns:

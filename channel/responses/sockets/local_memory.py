@@ -1,5 +1,7 @@
 """`LocalMemory`: the turns that only one connection knows, of a connection that lives in this process."""
 
+from collections.abc import Iterable
+
 import msgspec
 from msgspec import Struct
 
@@ -13,12 +15,15 @@ _decode = msgspec.json.Decoder(StoredTurn).decode
 
 
 class LocalMemory:
-    """The chains of a connection that lives in this process: the latest of each lane, and no other."""
+    """The chains of a connection that lives in this process: the latest of each lane, and no other.
 
-    def __init__(self, state: ConnectionState, max_chain_bytes: int) -> None:
+    All of them together have at most `max_bytes`: those that were kept first are forgotten first.
+    """
+
+    def __init__(self, state: ConnectionState, max_bytes: int) -> None:
         """Take the state that says which ones are the latest."""
         self._state = state
-        self._max_chain_bytes = max_chain_bytes
+        self._max_bytes = max_bytes
         self._chains: dict[str, _Kept] = {}
 
     def of(self, lane: str) -> "LocalTurns":
@@ -35,8 +40,11 @@ class LocalMemory:
         self._state.remember(lane, Latest(response_id, response_id))
         known = {latest.place for latest in self._state.latest}
         self._chains = {place: each for place, each in self._chains.items() if place in known}
-        if sum(map(len, chain.turns)) <= self._max_chain_bytes:
-            self._chains[response_id] = chain
+        if _size([chain]) > self._max_bytes:
+            return
+        self._chains[response_id] = chain
+        while _size(self._chains.values()) > self._max_bytes:
+            del self._chains[next(iter(self._chains))]
 
 
 class _Kept(Struct, frozen=True):
@@ -44,6 +52,11 @@ class _Kept(Struct, frozen=True):
 
     turns: tuple[bytes, ...] = ()
     after: str | None = None
+
+
+def _size(chains: Iterable[_Kept]) -> int:
+    """Return the bytes of some chains; turns that several of them share are there once."""
+    return sum({id(turn): len(turn) for chain in chains for turn in chain.turns}.values())
 
 
 class _Seen:

@@ -74,6 +74,20 @@ def test_lanes_are_served_at_the_same_time_oldest_first() -> None:
     assert names(state.call(1.0, inf, LIMITS)) == ["1", "3", "4"]
 
 
+def test_a_frame_that_was_called_and_not_begun_is_called_again_and_keeps_its_place() -> None:
+    limits, state = Limits(in_flight=2), opened()
+    send(state, ("1", "a"), ("2", "a"), ("3", "b"), ("4", "c"), limits=limits)
+
+    assert names(state.call(1.0, 6.0, limits)) == ["1", "3"]
+    assert state.claim(Called("a", "1"), "me", 2.0, 47.0) is Claim.GRANTED
+    assert state.call(5.0, 10.0, limits) == []
+    assert names(state.call(6.0, 11.0, limits)) == ["3"]
+    assert state.claim(Called("b", "3"), "late", 7.0, 52.0) is Claim.GRANTED
+    assert state.claim(Called("b", "3"), "again", 8.0, 53.0) is Claim.REFUSED
+    state.settle(Called("a", "1"), DONE)
+    assert names(state.call(11.0, 16.0, limits)) == ["2"]
+
+
 def test_sixteen_are_in_flight_and_the_next_waits_for_one_of_them() -> None:
     state = opened()
     send(state, *[(str(i), f"lane{i}") for i in range(18)])

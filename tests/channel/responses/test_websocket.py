@@ -116,6 +116,19 @@ async def test_a_plain_request_on_the_path_is_what_it_was(method: str) -> None:
     assert wire.status == 405
 
 
+async def test_an_upgrade_that_came_as_a_request_is_told_that_there_is_no_websocket() -> None:
+    app = hosted(echo)
+    upgrade = {"connection": "Upgrade", "upgrade": "WebSocket"}
+    wire = await request("GET", "/v1/responses", headers=upgrade).run(app)
+
+    assert (wire.status, wire.headers["upgrade"]) == (426, "websocket")
+    assert wire.json["error"]["code"] == "websocket_not_supported"
+    unknown = await request("GET", "/v1/responses", headers=upgrade, key=None).run(app)
+    assert unknown.status == 401
+    async with Socket(app, headers=upgrade) as socket:
+        assert await socket.text() == "hi after 0"
+
+
 async def test_a_delegate_names_its_user_at_the_upgrade() -> None:
     seen: list[IsolationKeys | None] = []
 
@@ -441,6 +454,34 @@ async def test_a_local_history_that_grows_too_long_cannot_be_continued() -> None
         ending = await socket.turn(store=False, previous_response_id=second["id"])
 
     assert ending == missing(second["id"])
+
+
+async def test_local_histories_of_all_lanes_have_one_limit_and_the_first_is_forgotten() -> None:
+    async with Socket(hosted(echo, websocket_limits=Limits(chain_bytes=28_000))) as socket:
+        first, second = [
+            await socket.response(input=lane * 6000, store=False, stream_id=lane) for lane in "ab"
+        ]
+        third = await socket.response(input="c" * 1000, store=False, stream_id="c")
+        again = await socket.turn(store=False, previous_response_id=first["id"])
+        texts = [
+            await socket.text(previous_response_id=each["id"], store=False)
+            for each in (second, third)
+        ]
+
+    assert again == missing(first["id"])
+    assert texts == ["hi after 2", "hi after 2"]
+
+
+async def test_turns_that_local_histories_share_count_once() -> None:
+    async with Socket(hosted(echo, websocket_limits=Limits(chain_bytes=16_000))) as socket:
+        first = await socket.response(input="a" * 5000, store=False, stream_id="a")
+        fork = await socket.response(previous_response_id=first["id"], store=False, stream_id="b")
+        texts = [
+            await socket.text(previous_response_id=each["id"], stream_id="c")
+            for each in (first, fork)
+        ]
+
+    assert texts == ["hi after 2", "hi after 4"]
 
 
 # Warm-ups

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from channel.ports import Branch, StoredTurn, TurnTooLargeError
+from channel import room
+from channel.ports import Branch, HistoryTooLargeError, StoredTurn, TurnTooLargeError
 from channel.responses.protocol.response import (
     IncompleteDetails,
     Response,
@@ -112,6 +113,22 @@ def test_decompression_is_bounded() -> None:
 
     with pytest.raises(codec.CorruptTurnError):
         codec.decode(bomb, BODY, PARENT)
+
+
+def test_turns_of_one_history_share_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = turn(Branch(BODY), " " * 1_000)
+    data, size = codec.encode(kept, BODY, PARENT), len(msgspec.json.encode(kept))
+    monkeypatch.setattr(room, "MAX_HISTORY_BYTES", 2 * size)
+    left = room.HistoryRoom()
+
+    assert codec.decode(data, BODY, PARENT, left) == kept
+    assert codec.decode(data, BODY, PARENT, left) == kept
+    with pytest.raises(HistoryTooLargeError):
+        codec.decode(data, BODY, PARENT, left)
+
+
+def test_no_single_turn_is_too_large_for_a_history() -> None:
+    assert room.MAX_HISTORY_BYTES >= codec.MAX_DECODED_BYTES
 
 
 def test_a_turn_that_could_not_be_read_back_is_too_large() -> None:

@@ -34,9 +34,13 @@ def client(request: pytest.FixtureRequest) -> Any:
     return request.getfixturevalue(request.param)
 
 
+async def at_once(_seconds: float) -> None:
+    await asyncio.sleep(0)
+
+
 @pytest.fixture
 def store(client: Any, clock: MovableClock) -> DynamoDBConnectionStore:
-    return DynamoDBConnectionStore(client, engines.TABLE, clock=clock)
+    return DynamoDBConnectionStore(client, engines.TABLE, clock=clock, pause=at_once)
 
 
 @pytest.fixture
@@ -116,9 +120,8 @@ async def test_a_connection_that_is_closed_cannot_be_changed(
 
 
 async def test_a_change_that_always_comes_too_late_is_given_up(
-    client: Any, clock: MovableClock, me: str
+    store: DynamoDBConnectionStore, me: str
 ) -> None:
-    store = DynamoDBConnectionStore(client, engines.TABLE, clock=clock)
     await store.open(me, opened())
     number = 0
 
@@ -129,6 +132,37 @@ async def test_a_change_that_always_comes_too_late_is_given_up(
 
     with pytest.raises(StoreError):
         await store.change(me, late)
+
+
+@pytest.mark.parametrize("chance", [1.0, 0.25])
+async def test_a_change_that_comes_too_late_waits_longer_each_time(
+    client: Any, me: str, chance: float
+) -> None:
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    def always() -> float:
+        return chance
+
+    store = DynamoDBConnectionStore(client, engines.TABLE, pause=pause, chance=always)
+    await store.open(me, opened())
+    number = 0
+
+    async def late(state: ConnectionState) -> int:
+        nonlocal number
+        number += 1
+        if number < 8:
+            await store.change(me, arriving(str(number)))
+        return number
+
+    changed = await store.change(me, late)
+
+    assert changed is not None
+    assert changed[1] == 8
+    longest = [0.02, 0.04, 0.08, 0.16, 0.32, 0.5, 0.5]
+    assert pauses == pytest.approx([seconds * chance for seconds in longest])
 
 
 @pytest.mark.parametrize("kind", ["timeout", "timeout_after_success", "throttle"])

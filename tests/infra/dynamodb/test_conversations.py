@@ -5,12 +5,13 @@ from typing import Any, NamedTuple, Protocol
 
 import pytest
 
+from channel import room
 from channel.conversations import ConversationLockedError, ConversationStore
 from channel.isolation import IsolationKeys
-from channel.ports import Branch, StoreError
+from channel.ports import Branch, HistoryTooLargeError, StoreError
 from channel.responses.protocol.items import message, text_of
 from channel.responses.protocol.response import Status
-from infra.dynamodb import conversations as module, keys
+from infra.dynamodb import conversations as module, keys, turns
 from infra.dynamodb.client import Client, Table
 from infra.dynamodb.conversations import DynamoDBConversationStore
 from infra.dynamodb.store import DynamoDBResponseStore
@@ -103,10 +104,10 @@ async def test_a_conversation_costs_one_unit_to_make_to_read_and_to_change(
     assert meter.take() == {"UpdateItem": [1.0]}
 
     await stores.conversations.add(ann, made.id, [HELLO])
-    assert meter.take() == {"UpdateItem": [1.0], "PutItem": [1.0]}
+    assert meter.take() == {"UpdateItem": [1.0], "PutItem": [1.0], "GetItem": [1.0]}
 
     await stores.conversations.create(ann, {}, [HELLO] * 20)
-    assert meter.take() == {"PutItem": [1.0, 1.0]}
+    assert meter.take() == {"PutItem": [1.0, 1.0], "UpdateItem": [1.0]}
 
 
 async def test_a_turn_costs_three_writes_and_one_query(
@@ -217,6 +218,23 @@ async def rows_of(
     partition = keys.conversation_partition(tenant, name.removeprefix("conv_"))
     found = await Table(client, engines.TABLE).query(partition, is_strong=True)
     return {item["sk"]["S"]: item for item in found}
+
+
+async def tenant_rows(
+    store: DynamoDBConversationStore, isolation: IsolationKeys, client: Any
+) -> list[dict[str, Any]]:
+    """Return all rows of a tenant, of which nobody may know the names."""
+    tenant = await store._tenant(isolation)
+    found: list[dict[str, Any]] = (
+        client.get_paginator("scan")
+        .paginate(
+            TableName=engines.TABLE,
+            FilterExpression="begins_with(pk, :tenant)",
+            ExpressionAttributeValues={":tenant": {"S": f"t#{tenant}#"}},
+        )
+        .build_full_result()["Items"]
+    )
+    return found
 
 
 async def test_a_turn_is_one_row_that_names_nobody_and_shows_no_text(
@@ -338,11 +356,88 @@ async def test_items_whose_writing_is_cut_off_are_there_as_a_whole_or_not_at_all
         assert found == expected
         if not fault.has_struck:
             break
-        assert failed
+        assert failed or at == 4
         at += 1
 
-    assert at == 4  # the number, two chunks, the entry's own row
-    assert len(expected) == (5 if kind.endswith("after_success") else 3)
+    assert at == 5  # the number, two chunks, the entry's own row; a look at the conversation
+    assert len(expected) == (7 if kind.endswith("after_success") else 5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_conversation_that_is_cut_off_as_it_is_made_leaves_nothing_for_good_that_is_not_its_own(
+    fragile_client: Any, dynalite_client: Any, ann: IsolationKeys, clock: MovableClock, kind: str
+) -> None:
+    items = [message("user", noise(330_000))]
+    at = 0
+    while True:
+        secret = own_secret()
+        store, healthy = (
+            DynamoDBConversationStore(client, engines.TABLE, secret=secret, clock=clock)
+            for client in (fragile_client, dynalite_client)
+        )
+        with Fault(fragile_client, kind, at) as fault:
+            failed = await fails(store.create(ann, {}, items))
+        found = await tenant_rows(healthy, ann, dynalite_client)
+        left = [item for item in found if "ttl" not in item]
+        if not fault.has_struck:
+            assert len(left) == 4
+            break
+        assert failed
+        assert not left or any(item["sk"]["S"] == keys.META_ROW for item in left)
+        at += 1
+
+    assert at == 7  # two chunks, the entry's own row; the conversation's; as many expiries
+
+
+async def test_items_whose_conversation_is_deleted_as_they_are_added_expire(
+    open_stores: Open,
+    dynalite_client: Any,
+    ann: IsolationKeys,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stores = open_stores()
+    made = await stores.conversations.create(ann, {}, [])
+    write = turns.write
+
+    async def write_late(*given: Any) -> Any:
+        assert await stores.conversations.delete(ann, made.id) is True
+        return await write(*given)
+
+    monkeypatch.setattr(turns, "write", write_late)
+
+    assert await stores.conversations.add(ann, made.id, [message("user", noise(330_000))]) is None
+
+    found = await rows_of(stores, ann, dynalite_client, made.id)
+    assert len(found) == 3
+    assert all("ttl" in item for item in found.values())
+
+
+async def test_a_history_that_there_can_be_no_room_for_is_refused_before_its_chunks_are_read(
+    stores: Stores, meter: Meter, ann: IsolationKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await stores.conversations.create(ann, {}, [message("user", noise(900_000))])
+    monkeypatch.setattr(room, "MAX_HISTORY_BYTES", 300_000)
+    meter.take()
+
+    with pytest.raises(HistoryTooLargeError):
+        await stores.conversations.turns(ann, made.id)
+
+    assert meter.take() == {"GetItem": [1.0, 1.0], "Query": [1.0]}
+
+
+async def test_rows_are_read_only_as_long_as_there_can_be_room_for_them(
+    stores: Stores, meter: Meter, ann: IsolationKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await stores.conversations.create(ann, {}, [])
+    for seed in range(16):
+        await stores.conversations.add(ann, made.id, [message("user", noise(300_000, seed))])
+    monkeypatch.setattr(room, "MAX_HISTORY_BYTES", 300_000)
+    meter.take()
+
+    with pytest.raises(HistoryTooLargeError):
+        await stores.conversations.turns(ann, made.id)
+
+    assert sum(meter.take()["Query"]) < 300
 
 
 @pytest.mark.parametrize("kind", KINDS)
