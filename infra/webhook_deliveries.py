@@ -123,6 +123,8 @@ class WebhookDeliveries:
         try:
             async with asyncio.timeout(limit_s):
                 await self._notify(keys, principal, response, until)
+        except StoreError:
+            raise
         except Exception as error:  # noqa: BLE001 - the turn is over, and nobody else is to blame
             log_fault(_LOG, "webhooks not delivered", error)
 

@@ -407,6 +407,8 @@ class ResponseOperations:
             found = await self._conversations.look(keys, conversation_id, Branch(""))
         except RequestError:  # there is no such conversation
             return False
+        except HistoryTooLargeError:  # nobody can tell, and nothing must be there twice
+            return True
         return any(turn.response.id == response_id for turn in found.turns)
 
     def hold(self, keys: IsolationKeys, job: dict[str, Any]) -> Hold:

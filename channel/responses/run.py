@@ -388,6 +388,11 @@ class TurnRun:
             self._stream.settle(Status.FAILED, now=self._now(), failure=failure)
             bare = msgspec.structs.replace(self.response, output=[])
             await save(StoredTurn([], bare))
+        except StoreError:
+            if not self._is_background:
+                raise
+            # It may have happened all the same, and nobody waits: the second one would meet itself.
+            await save(StoredTurn([*self._input], self.response))
 
     def _failure(self, error: BaseException) -> ResponseFailure:
         if isinstance(error, TurnError):

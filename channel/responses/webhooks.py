@@ -55,8 +55,8 @@ class Webhooks(Protocol):
     ) -> None:
         """Deliver the event to the endpoints of a principal, and return when that is over.
 
-        Takes at most `deadline_s` seconds. Never raises into the turn: what could not be delivered
-        is logged by type and kept as a dead letter. To be called when the response is stored; a
+        Takes at most `deadline_s` seconds. Raises `StoreError` where the endpoints cannot be read;
+        what could not be delivered is logged by type and kept as a dead letter. To be called when the response is stored; a
         second call for the same response delivers the same event, with the same id, again.
         """
         ...

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -158,18 +158,7 @@ WORK: Mapping[str, tuple[Beginning, int]] = {
 }
 
 
-KNOWN: Final = pytest.mark.xfail(
-    strict=True, reason="a save that timed out after its success is told as failed, and not as kept"
-)
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [
-        pytest.param(kind, marks=[KNOWN] if kind == "timeout_after_success" else [])
-        for kind in STRIKES
-    ],
-)
+@pytest.mark.parametrize("kind", STRIKES)
 @pytest.mark.parametrize(("case", "calls"), WORK.values(), ids=WORK)
 async def test_a_job_that_fails_anywhere_has_run_its_turn_once_at_most_and_tells_the_truth(
     deployment: Deployment, case: Beginning, calls: int, kind: str

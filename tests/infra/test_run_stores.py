@@ -599,22 +599,18 @@ async def test_damaged_events_are_an_error_and_never_half_told(
 
 
 async def test_events_that_inflate_without_end_are_an_error(
-    in_table: DynamoDBRunStore,
-    client: Client,
-    ann: IsolationKeys,
-    begun: Run,
-    until: float,
-    monkeypatch: pytest.MonkeyPatch,
+    in_table: DynamoDBRunStore, client: Client, ann: IsolationKeys, begun: Run
 ) -> None:
-    monkeypatch.setattr("infra.dynamodb.runs._MAX_INFLATED", 1024 * 1024)
     await in_table.begin(ann, MINTED, begun)
-    await in_table.append(ann, MINTED, batch(0, 1), until)
+    await in_table.append(ann, MINTED, batch(0, 1), begun.events_until)
     row = (await rows_of(in_table, client, ann))["E#00000000"]
     bomb = zlib.compress(b"0" * (2 * 1024 * 1024), 9)
     client.put_item(TableName=engines.TABLE, Item={**row, "d": {"B": bomb}})
 
-    with pytest.raises(StoreError, match="events"):
-        await in_table.events(ann, MINTED, -1)
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setattr("infra.dynamodb.runs._MAX_INFLATED", 1024 * 1024)
+        with pytest.raises(StoreError, match="events"):
+            await in_table.events(ann, MINTED, -1)
 
 
 async def test_a_part_that_is_gone_is_a_gap(

@@ -367,15 +367,12 @@ async def test_a_request_that_hangs_ends_in_time_for_its_dead_letter(pauses: Pau
     assert call_limit_s.get() is None
 
 
-async def test_a_table_that_fails_never_raises_into_the_turn(
-    pauses: Pauses, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_endpoints_that_cannot_be_read_are_the_callers_to_try_again(pauses: Pauses) -> None:
     rows = Rows(endpoint("a"))
     rows.failure = StoreError("secret words")
 
-    await deliveries(rows, Sender({}), pauses).notify(KEYS, "acme", DONE)
-
-    assert caplog.messages == ["webhooks not delivered: StoreError"]
+    with pytest.raises(StoreError):
+        await deliveries(rows, Sender({}), pauses).notify(KEYS, "acme", DONE)
 
 
 async def test_a_dead_letter_that_cannot_be_kept_is_logged(

@@ -200,7 +200,11 @@ class BackgroundTurns:
             elif deadline is not None and deadline.ends_at - monotonic() < TELL_S:
                 await self._have_told(named)
             else:
-                await self._tell(named, turn.response, deadline)
+                try:
+                    await self._tell(named, turn.response, deadline)
+                except StoreError as error:
+                    log_fault(_LOG, "endpoints not read", error)
+                    await self._have_told(named)
         finally:
             reset_current_isolation_keys(keys_token)
             request_id.reset(id_token)
@@ -351,7 +355,8 @@ class BackgroundTurns:
             return concluded.turn.response
         prepared = self._reopened(turn, branch)
         if prepared.hold is not None:
-            await prepared.hold.release()
+            with suppress(StoreError):  # it runs out by itself
+                await prepared.hold.release()
         if why is not None:
             with suppress(StoreError):  # a worker that is only late has nothing more to do
                 await self._runs.request_cancel(keys, response_id)
@@ -393,6 +398,8 @@ class BackgroundTurns:
         left_s = deadline.hook_until(monotonic()) - monotonic() if deadline else None
         try:
             await self._webhooks.notify(named.keys, named.principal, response, deadline_s=left_s)
+        except StoreError:
+            raise  # a job may be tried again
         except Exception as error:  # noqa: BLE001 - the turn has ended, whoever cannot be told
             log_fault(_LOG, "end of a background response not told", error)
 

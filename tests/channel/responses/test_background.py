@@ -418,7 +418,7 @@ async def test_a_request_that_is_too_large_to_be_stored_says_so() -> None:
 
 
 async def test_a_result_that_cannot_be_stored_is_not_told_as_completed(clock: Clock) -> None:
-    both = Instances(echo, store=FragileStore(None, StoreError("down")), clock=clock)
+    both = Instances(echo, store=FragileStore(None, *2 * [StoreError("down")]), clock=clock)
     begun = await both.a.begin()
     await done(both.working(both.b))
     assert await status_on(both.a, begun["id"]) == "in_progress"
@@ -426,6 +426,15 @@ async def test_a_result_that_cannot_be_stored_is_not_told_as_completed(clock: Cl
     clock.now += LEASE_S + 1
 
     assert await status_on(both.a, begun["id"]) == "failed"
+
+
+async def test_a_save_that_only_seemed_to_fail_is_made_once_more() -> None:
+    both = Instances(echo, store=FragileStore(None, StoreError("time-out")))
+    begun = await both.a.begin()
+
+    await done(both.working(both.b))
+
+    assert await status_on(both.a, begun["id"]) == "completed"
 
 
 # Cancelled
@@ -752,9 +761,26 @@ async def test_nobody_is_told_of_a_foreground_response() -> None:
     assert (webhooks.heard, both.jobs.held) == ([], [])
 
 
-async def test_who_cannot_be_told_changes_nothing() -> None:
+async def test_who_cannot_be_told_now_is_told_by_a_job_and_the_turn_is_what_it_is() -> None:
     webhooks = Told()
     webhooks.failure = StoreError("down")
+    both = Instances(echo, webhooks=webhooks)
+    begun = await both.a.begin()
+
+    await done(both.working(both.b))
+
+    assert await status_on(both.a, begun["id"]) == "completed"
+    (job,) = both.jobs.held
+    with pytest.raises(StoreError):  # so that it is tried again
+        await both.b.work(job)
+    webhooks.failure = None
+    await both.b.work(job)
+    assert [heard[2:] for heard in webhooks.heard] == [(begun["id"], "completed")]
+
+
+async def test_webhooks_that_are_broken_change_nothing() -> None:
+    webhooks = Told()
+    webhooks.failure = ZeroDivisionError()
     both = Instances(echo, webhooks=webhooks)
     begun = await both.a.begin()
 
