@@ -3,7 +3,16 @@
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import (
+    Any,
+    Generic,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    runtime_checkable,
+)
 
 from starlette.routing import BaseRoute
 
@@ -151,6 +160,14 @@ class Sockets(Protocol):
         ...
 
 
+class PlainRoute(NamedTuple):
+    """Starlette's `Route`, before it is compiled: that is done once, when its whole path is known."""
+
+    path: str
+    endpoint: Callable[..., Any]
+    methods: Sequence[str]
+
+
 @dataclass(frozen=True)
 class ChannelContribution:
     """What a channel adds to the app: routes below its path, lifespan callbacks, and jobs by kind.
@@ -158,7 +175,7 @@ class ChannelContribution:
     `sockets` takes the WebSocket connections of a gateway.
     """
 
-    routes: Sequence[BaseRoute] = ()
+    routes: Sequence[BaseRoute | PlainRoute] = ()
     on_startup: Sequence[Callable[[], Awaitable[None]]] = ()
     on_shutdown: Sequence[Callable[[], Awaitable[None]]] = ()
     jobs: Mapping[str, JobHandler] = field(default_factory=dict)

@@ -20,6 +20,7 @@ from channel.contract import (
     ChannelContribution,
     ChannelRequest,
     HostedRunResult,
+    PlainRoute,
     Sockets,
 )
 from channel.faults import log_fault
@@ -132,14 +133,17 @@ def _routes(contributions: Iterable[tuple[Channel, ChannelContribution]]) -> lis
     return routes
 
 
-def _below(path: str, routes: Sequence[BaseRoute]) -> list[BaseRoute]:
+def _below(path: str, given: Sequence[BaseRoute | PlainRoute]) -> list[BaseRoute]:
+    routes = [_compiled(path, route) if isinstance(route, PlainRoute) else route for route in given]
     if not path:
-        return [*routes]
+        return routes
     # One match instead of a mount's two; the routes are the same. The mount takes what is left.
     plain: list[BaseRoute] = []
     others: list[BaseRoute] = []
-    for route in routes:
-        if type(route) is Route:
+    for route, as_given in zip(routes, given, strict=True):
+        if isinstance(as_given, PlainRoute):
+            plain.append(route)
+        elif type(route) is Route:
             methods = sorted(route.methods or ())
             plain.append(Route(path + route.path, route.endpoint, methods=methods))
         elif type(route) is WebSocketRoute:
@@ -147,6 +151,10 @@ def _below(path: str, routes: Sequence[BaseRoute]) -> list[BaseRoute]:
         else:
             others.append(route)
     return [*plain, Mount(path, routes=others)] if others else [*plain]
+
+
+def _compiled(path: str, route: PlainRoute) -> Route:
+    return Route(path + route.path, route.endpoint, methods=[*route.methods])
 
 
 async def _readiness(_request: Request) -> PlainTextResponse:

@@ -4,6 +4,7 @@ What a configuration does not need is not imported, which is most of a cold star
 inside the functions.
 """
 
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any, Final
 
@@ -12,8 +13,10 @@ from starlette.applications import Starlette
 from channel.agent import Agent, AgentReferenceError, load_agent
 from channel.auth import Authenticator, DenyAll, FixedKeys, Principal
 from channel.host import AgentHost
+from channel.isolation import IsolationKeys
 from channel.ports import Jobs, Telemetry
 from channel.responses.channel import ResponsesChannel
+from channel.responses.protocol.response import Response
 from channel.responses.webhooks import Webhooks
 from infra.settings import DEFAULT_AGENT, Settings, SettingsError
 
@@ -124,14 +127,37 @@ def _stores(settings: Settings, client: Any) -> dict[str, Any]:
 
 
 def _webhooks(settings: Settings, client: Any) -> Webhooks | None:
-    if settings.table_name is None:
+    table = settings.table_name
+    if table is None:
         return None
-    from infra.dynamodb.webhooks import WebhookTable
-    from infra.webhook_deliveries import WebhookDeliveries
-    from infra.webhook_sender import WebhookSender
 
-    sender = WebhookSender(allow_private=settings.webhooks_allow_private)
-    return WebhookDeliveries(WebhookTable(client, settings.table_name), sender)
+    def make() -> Webhooks:
+        from infra.dynamodb.webhooks import WebhookTable
+        from infra.webhook_deliveries import WebhookDeliveries
+        from infra.webhook_sender import WebhookSender
+
+        sender = WebhookSender(allow_private=settings.webhooks_allow_private)
+        return WebhookDeliveries(WebhookTable(client, table), sender)
+
+    return _LateWebhooks(make)
+
+
+class _LateWebhooks:
+    """Webhooks that are imported when the first background turn ends: few environments see one."""
+
+    def __init__(self, make: Callable[[], Webhooks]) -> None:
+        self._made = cache(make)
+
+    async def notify(
+        self,
+        keys: IsolationKeys,
+        principal: str,
+        response: Response,
+        /,
+        *,
+        deadline_s: float | None = None,
+    ) -> None:
+        await self._made().notify(keys, principal, response, deadline_s=deadline_s)
 
 
 def _gateway(settings: Settings, client: Any) -> Any:

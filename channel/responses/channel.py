@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp
 
 from channel.agent import OPTION_NAMES
@@ -19,6 +19,7 @@ from channel.contract import (
     ChannelResponseHook,
     ChannelRunHook,
     ChannelStreamTransformHook,
+    PlainRoute,
     Sockets,
 )
 from channel.conversations import ConversationStore
@@ -177,16 +178,16 @@ class ResponsesChannel:
         one = "/responses/{response_id}"
         return ChannelContribution(
             routes=[
-                Route("/responses", create, methods=["POST"]),
-                Route("/responses", _no_websocket, methods=["GET"]),
+                PlainRoute("/responses", create, methods=["POST"]),
+                PlainRoute("/responses", _no_websocket, methods=["GET"]),
                 WebSocketRoute("/responses", websocket),
                 *window_routes(operations, self._telemetry),
-                Route(one, stored.one, methods=["GET", "DELETE"]),
-                Route(f"{one}/cancel", stored.cancel, methods=["POST"]),
-                Route(f"{one}/input_items", stored.input_items, methods=["GET"]),
+                PlainRoute(one, stored.one, methods=["GET", "DELETE"]),
+                PlainRoute(f"{one}/cancel", stored.cancel, methods=["POST"]),
+                PlainRoute(f"{one}/input_items", stored.input_items, methods=["GET"]),
                 *(conversations.routes if conversations else ()),
-                Route("/models", models.list_all, methods=["GET"]),
-                Route("/models/{model:path}", models.retrieve, methods=["GET"]),
+                PlainRoute("/models", models.list_all, methods=["GET"]),
+                PlainRoute("/models/{model:path}", models.retrieve, methods=["GET"]),
             ],
             on_shutdown=[create.drain, websocket.drain, tasks.drain],
             jobs=jobs,

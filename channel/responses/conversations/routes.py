@@ -6,9 +6,9 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 from starlette.requests import Request
-from starlette.routing import Route
 
 from channel.auth import Caller, caller_of
+from channel.contract import PlainRoute
 from channel.conversations import (
     Conversation,
     ConversationLockedError,
@@ -64,15 +64,15 @@ class Conversations:
         self._operations = operations
 
     @property
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[PlainRoute]:
         """The routes."""
         one = "/conversations/{conversation_id}"
         item = one + "/items/{item_id}"
         return [
-            Route("/conversations", self._create, methods=["POST"]),
-            Route(one, self._one, methods=["GET", "POST", "DELETE"]),
-            Route(f"{one}/items", self._items, methods=["GET", "POST"]),
-            Route(item, self._item, methods=["GET", "DELETE"]),
+            PlainRoute("/conversations", self._create, methods=["POST"]),
+            PlainRoute(one, self._one, methods=["GET", "POST", "DELETE"]),
+            PlainRoute(f"{one}/items", self._items, methods=["GET", "POST"]),
+            PlainRoute(item, self._item, methods=["GET", "DELETE"]),
         ]
 
     async def _create(self, request: Request) -> JSONReply:

@@ -4,11 +4,11 @@ from time import monotonic
 from typing import Any, Final
 
 from starlette.requests import Request
-from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from channel.agent import TurnError
 from channel.auth import Caller, caller_of
+from channel.contract import PlainRoute
 from channel.deadline import DEADLINE
 from channel.http import ClientGoneError, JSONReply, error_reply, read_body, request_id
 from channel.ports import Telemetry
@@ -31,7 +31,7 @@ _COMPACTED: Final = (
 )
 
 
-def window_routes(operations: ResponseOperations, telemetry: Telemetry | None) -> list[Route]:
+def window_routes(operations: ResponseOperations, telemetry: Telemetry | None) -> list[PlainRoute]:
     """Return both routes; `telemetry` hears of a compaction as of any turn."""
 
     async def input_tokens(request: Request) -> JSONReply:
@@ -39,8 +39,8 @@ def window_routes(operations: ResponseOperations, telemetry: Telemetry | None) -
         return await _counted(operations, caller_of(request.scope), body)
 
     return [
-        Route("/responses/input_tokens", input_tokens, methods=["POST"]),
-        Route("/responses/compact", _Compact(operations, telemetry), methods=["POST"]),
+        PlainRoute("/responses/input_tokens", input_tokens, methods=["POST"]),
+        PlainRoute("/responses/compact", _Compact(operations, telemetry), methods=["POST"]),
     ]
 
 
