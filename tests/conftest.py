@@ -4,9 +4,16 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from channel.faults import SENSITIVE
 from infra.logs import LOGGERS
+
+
+# A change is judged by the same examples as the one before it; `--hypothesis-profile=explore` finds new ones.
+settings.register_profile("same", derandomize=True)
+settings.register_profile("explore", derandomize=False)
+settings.load_profile("same")
 
 
 @pytest.fixture
