@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import click
 
@@ -79,9 +80,7 @@ def list_all(table: str | None, region: str | None) -> None:
 @_REGION
 def delete(endpoint_id: str, table: str | None, region: str | None) -> None:
     """Delete the endpoint with this id (see `list`)."""
-    with _open(table, region) as (rows, name):
-        _require(endpoint_id, name, is_there=asyncio.run(rows.delete(endpoint_id)))
-    click.echo(f"Deleted {endpoint_id}.", err=True)
+    _change(table, region, endpoint_id, "Deleted", lambda rows: rows.delete(endpoint_id))
 
 
 @webhooks.command()
@@ -90,9 +89,7 @@ def delete(endpoint_id: str, table: str | None, region: str | None) -> None:
 @_REGION
 def disable(endpoint_id: str, table: str | None, region: str | None) -> None:
     """Send nothing to the endpoint with this id, until it is enabled."""
-    with _open(table, region) as (rows, name):
-        _require(endpoint_id, name, is_there=asyncio.run(rows.disable(endpoint_id)))
-    click.echo(f"Disabled {endpoint_id}.", err=True)
+    _change(table, region, endpoint_id, "Disabled", lambda rows: rows.disable(endpoint_id))
 
 
 @webhooks.command()
@@ -101,10 +98,11 @@ def disable(endpoint_id: str, table: str | None, region: str | None) -> None:
 @_REGION
 def enable(endpoint_id: str, table: str | None, region: str | None) -> None:
     """Send to the endpoint with this id again."""
-    with _open(table, region) as (rows, name):
-        is_there = asyncio.run(rows.disable(endpoint_id, is_disabled=False))
-        _require(endpoint_id, name, is_there=is_there)
-    click.echo(f"Enabled {endpoint_id}.", err=True)
+
+    def enabled(rows: WebhookTable) -> Coroutine[Any, Any, bool]:
+        return rows.disable(endpoint_id, is_disabled=False)
+
+    _change(table, region, endpoint_id, "Enabled", enabled)
 
 
 @webhooks.command()
@@ -133,7 +131,15 @@ def _open(table: str | None, region: str | None) -> Iterator[tuple[WebhookTable,
         yield WebhookTable(client, name), name
 
 
-def _require(endpoint_id: str, table: str, *, is_there: bool) -> None:
-    if not is_there:
-        msg = f"There is no webhook endpoint {endpoint_id!r} in the table {table}: `lambda-responses webhooks list` shows their ids."
-        raise ValueError(msg)
+def _change(
+    table: str | None,
+    region: str | None,
+    endpoint_id: str,
+    done: str,
+    change: Callable[[WebhookTable], Coroutine[Any, Any, bool]],
+) -> None:
+    with _open(table, region) as (rows, name):
+        if not asyncio.run(change(rows)):
+            msg = f"There is no webhook endpoint {endpoint_id!r} in the table {name}: `lambda-responses webhooks list` shows their ids."
+            raise ValueError(msg)
+    click.echo(f"{done} {endpoint_id}.", err=True)

@@ -172,8 +172,10 @@ class Create:
         if not prepared.request.stream:
             await JSONReply(response).send_to(exchange.send)
             return
-        position = Position(exchange.caller.keys, response.id)
         writer = self._streams.writer(exchange.scope, exchange.send)
+        await self._follow(exchange, Position(exchange.caller.keys, response.id), writer)
+
+    async def _follow(self, exchange: _Exchange, position: Position, writer: SSEWriter) -> None:
         await self._streams.follower.follow(position, writer, exchange.receive, exchange.deadline)
 
     async def _is_kept(self, exchange: _Exchange, response_id: str) -> bool:
@@ -204,7 +206,7 @@ class Create:
             await writer.close()
             return
         position = Position(exchange.caller.keys, response_id, is_over=is_over)
-        await self._streams.follower.follow(position, writer, exchange.receive, exchange.deadline)
+        await self._follow(exchange, position, writer)
 
 
 async def _note(claimed: Claimed, prepared: Prepared) -> None:

@@ -126,21 +126,6 @@ class ResponseOperations:
         compactor = Compactor(context, options.sealer, options.hooks.transform)
         self.windows = ContextWindows(context, compactor)
 
-    async def create(
-        self,
-        caller: Caller,
-        body: bytes,
-        *,
-        request_id: str,
-        deadline: Deadline | None = None,
-    ) -> tuple[CreateResponse, TurnRun]:
-        """Check the request, load what it continues, and return the turn, ready to run.
-
-        Raises `RequestError` before anything has happened, and `StoreError`.
-        """
-        prepared = await self.prepare(caller, body, deadline=deadline)
-        return prepared.request, self.turn(prepared, request_id=request_id, deadline=deadline)
-
     async def prepare(
         self,
         caller: Caller,

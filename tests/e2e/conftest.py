@@ -50,3 +50,14 @@ def clients(connect: Connect) -> Iterator[Any]:
 
     with faulty.clients(connect) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def dynalite() -> Iterator[tuple[str, Any]]:
+    """Start dynalite with the table of the tests; give its endpoint, and a client of it."""
+    try:
+        with engines.dynalite() as endpoint, engines.connected(None, endpoint) as client:
+            create_table(client, engines.TABLE)
+            yield endpoint, client
+    except engines.NoEngineError as missing:
+        pytest.skip(str(missing))

@@ -5,7 +5,7 @@ state, the responses before it, and perhaps a conversation, which one unfinished
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,17 +14,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
 from channel.agent import AgentEvent, Turn
-from channel.memory import InMemoryResponseStore
-from channel.memory_conversations import InMemoryConversationStore
-from channel.memory_runs import InMemoryRunStore
 from channel.ports import Job
-from infra.dynamodb.client import create_table
-from infra.dynamodb.conversations import DynamoDBConversationStore
-from infra.dynamodb.runs import DynamoDBRunStore
-from infra.dynamodb.store import DynamoDBResponseStore
 from tests.channel.instances import Instance, Instances
-from tests.infra import engines
-from tests.infra.turns import own_secret
+from tests.e2e.stores import in_memory, in_table
 
 
 @dataclass
@@ -269,34 +261,6 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("channel.responses.background.turns._CANCEL_POLL_S", 0.005)
 
 
-@pytest.fixture(scope="module")
-def dynalite() -> Iterator[Any]:
-    try:
-        with engines.dynalite() as endpoint, engines.connected(None, endpoint) as client:
-            create_table(client, engines.TABLE)
-            yield client
-    except engines.NoEngineError as missing:
-        pytest.skip(str(missing))
-
-
-def in_memory() -> dict[str, Any]:
-    store = InMemoryResponseStore()
-    return {
-        "store": store,
-        "runs": InMemoryRunStore(),
-        "conversations": InMemoryConversationStore(store),
-    }
-
-
-def in_table(client: Any) -> dict[str, Any]:
-    secret = own_secret()
-    return {
-        "store": DynamoDBResponseStore(client, engines.TABLE, secret=secret),
-        "runs": DynamoDBRunStore(client, engines.TABLE, secret=secret),
-        "conversations": DynamoDBConversationStore(client, engines.TABLE, secret=secret),
-    }
-
-
 async def _happen(world: World, steps: list[tuple[str, int, int]]) -> None:
     for name, instance, which in steps:
         await STEPS[name](world, world.on(instance), which)
@@ -323,9 +287,9 @@ def test_two_instances_in_memory_do_what_the_model_does(steps: list[tuple[str, i
 @settings(ONCE, max_examples=40)
 @given(steps=INTERLEAVINGS)
 def test_two_instances_over_one_table_do_what_the_model_does(
-    dynalite: Any, steps: list[tuple[str, int, int]]
+    dynalite: tuple[str, Any], steps: list[tuple[str, int, int]]
 ) -> None:
     async def happen() -> None:
-        await _happen(World(in_table(dynalite)), steps)
+        await _happen(World(in_table(dynalite[1])), steps)
 
     anyio.run(happen)

@@ -13,18 +13,10 @@ from anyio.lowlevel import checkpoint
 from channel.agent import AgentEvent, Finish, Turn
 from channel.deadline import DEADLINE, Deadline
 from channel.isolation import IsolationKeys
-from channel.memory import InMemoryResponseStore
-from channel.memory_conversations import InMemoryConversationStore
-from channel.memory_runs import InMemoryRunStore
-from infra.dynamodb.client import create_table
-from infra.dynamodb.conversations import DynamoDBConversationStore
-from infra.dynamodb.runs import DynamoDBRunStore
-from infra.dynamodb.store import DynamoDBResponseStore
 from tests.channel.asgi import Wire, request
 from tests.channel.instances import Instances
 from tests.e2e.conftest import Connect
-from tests.infra import engines
-from tests.infra.turns import own_secret
+from tests.e2e.stores import in_memory, in_table
 
 
 pytestmark = pytest.mark.anyio
@@ -64,16 +56,6 @@ def text(item: Any) -> str:
 
 
 @pytest.fixture(scope="module")
-def dynalite() -> Iterator[Any]:
-    try:
-        with engines.dynalite() as endpoint, engines.connected(None, endpoint) as client:
-            create_table(client, engines.TABLE)
-            yield client
-    except engines.NoEngineError as missing:
-        pytest.skip(str(missing))
-
-
-@pytest.fixture(scope="module")
 def moto(connect: Connect) -> Iterator[Any]:
     with connect() as client:
         yield client
@@ -81,23 +63,12 @@ def moto(connect: Connect) -> Iterator[Any]:
 
 @pytest.fixture(params=ENGINES)
 def stores(request: pytest.FixtureRequest) -> dict[str, Any]:
-    if request.param != "memory":
-        return in_table(request.getfixturevalue(request.param))
-    store = InMemoryResponseStore()
-    return {
-        "store": store,
-        "runs": InMemoryRunStore(),
-        "conversations": InMemoryConversationStore(store),
-    }
-
-
-def in_table(client: Any) -> dict[str, Any]:
-    secret = own_secret()
-    return {
-        "store": DynamoDBResponseStore(client, engines.TABLE, secret=secret),
-        "runs": DynamoDBRunStore(client, engines.TABLE, secret=secret),
-        "conversations": DynamoDBConversationStore(client, engines.TABLE, secret=secret),
-    }
+    if request.param == "memory":
+        return in_memory()
+    if request.param == "moto":
+        return in_table(request.getfixturevalue("moto"))
+    _, client = request.getfixturevalue("dynalite")
+    return in_table(client)
 
 
 @pytest.fixture(autouse=True)

@@ -12,22 +12,12 @@ from openai.types.responses import Response, ResponseStreamEvent
 from infra.dynamodb.webhooks import WebhookTable
 from infra.settings import LOCAL_TABLE
 from tests.e2e.server import running
-from tests.infra import engines
 from tests.infra.receivers import OK, Posted, listening, read_request
 
 
 pytestmark = pytest.mark.anyio
 
 MODEL = "agent"
-
-
-@pytest.fixture(scope="module")
-def dynalite() -> Iterator[tuple[str, Any]]:
-    try:
-        with engines.dynalite() as endpoint, engines.connected(None, endpoint) as client:
-            yield endpoint, client
-    except engines.NoEngineError as missing:
-        pytest.skip(str(missing))
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Two servers, each a process of its own, over one table: what begins on A is B's as well."""
 
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,6 @@ from openai.types.responses import Response, ResponseStreamEvent
 from channel.responses.protocol.ids import response_body
 from tests.e2e import server
 from tests.e2e.gate import Gate, gate
-from tests.infra import engines
 
 
 pytestmark = pytest.mark.anyio
@@ -37,15 +36,6 @@ class Pair:
         for word in WORDS.split():
             await self.gate.until(word)
             self.gate.open()
-
-
-@pytest.fixture(scope="module")
-def dynalite() -> Iterator[tuple[str, Any]]:
-    try:
-        with engines.dynalite() as endpoint, engines.connected(None, endpoint) as client:
-            yield endpoint, client
-    except engines.NoEngineError as missing:
-        pytest.skip(str(missing))
 
 
 @pytest.fixture
