@@ -137,9 +137,10 @@ requirements: | $(BIN)/python ## pin again what pyproject.toml asks for (UPGRADE
 	  $(UV_COMPILE) pyproject.toml "$$@" -o $$file > /dev/null; \
 	  { echo "# $$what: the names are pyproject.toml's, the pins are made by \`make requirements\`."; \
 	    cat $$file; } > $$file.new; mv $$file.new $$file; }; \
-	pin requirements-dev.txt "Everything that the tests and checks need" --extra local --group dev; \
+	pin requirements-dev.txt "Everything that the tests and checks need" --all-extras --group dev; \
 	pin requirements-local.txt "What the local server and the command line need" --extra local -c requirements-dev.txt; \
-	pin requirements.txt "What the deployed zip holds" -c requirements-dev.txt
+	pin requirements.txt "What the deployed zip holds" -c requirements-dev.txt; \
+	sed -i.old -E "s/(python_full_version < '3\.15'|platform_python_implementation == 'CPython') and //g; s/( and| ;) (python_full_version < '3\.15'|platform_python_implementation == 'CPython')//g" requirements*.txt; rm -f requirements*.old
 
 clean: ## remove everything that make made
 	rm -rf $(VENV) .tools .aws-sam build dist .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
