@@ -8,10 +8,7 @@ A plain `str` is a text delta. Returning ends the response as completed, `Finish
 raising as failed.
 """
 
-import importlib
-import inspect
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from types import ModuleType
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from msgspec import Struct, field
@@ -34,10 +31,15 @@ class RefusalDelta(Struct, frozen=True):
 
 
 class ReasoningDelta(Struct, frozen=True):
-    """A piece of the reasoning summary; `new_part` starts another summary part."""
+    """A piece of the reasoning summary; `new_part` starts another summary part.
 
-    text: str
+    `encrypted_content` is what the model wants back with this reasoning in later turns (a signature,
+    or reasoning that only its maker can read). It ends the reasoning item, which history gives back.
+    """
+
+    text: str = ""
     new_part: bool = False
+    encrypted_content: str | None = None
 
 
 class Annotation(Struct, frozen=True):
@@ -231,117 +233,11 @@ def accepts(*options: str) -> Callable[[_Agent], _Agent]:
     return declare
 
 
-def as_agent(target: Callable[[Turn], Any]) -> Agent:
-    """Return the target as an agent: one that returns text (`async def`, no `yield`) becomes one.
-
-    Raises `TypeError` for something that cannot be called with a turn.
-    """
-    if not callable(target):
-        msg = f"an agent is an async generator function over a Turn, not {type(target).__name__}"
-        raise TypeError(msg)
-    if not _takes_a_turn(target):
-        msg = "an agent takes one argument, the Turn"
-        raise TypeError(msg)
-    # A function, a method or a partial of one; or else an object that is called like one.
-    functions = (target, type(target).__call__)
-    if any(inspect.isgeneratorfunction(function) for function in functions):
-        msg = "an agent is an async generator function over a Turn; write `async def` before it"
-        raise TypeError(msg)
-    if not any(inspect.iscoroutinefunction(function) for function in functions):
-        return target
-
-    async def agent(turn: Turn) -> AsyncIterator[AgentEvent]:
-        said = await target(turn)
-        yield said if said is not None else ""
-
-    for name in _ATTRIBUTES:
-        if hasattr(target, name):
-            setattr(agent, name, getattr(target, name))
-    return accepts(*accepted_options(target))(agent)
-
-
 def accepted_options(target: object) -> frozenset[str]:
     """Return the request fields that an agent declared to take."""
     declared: frozenset[str] = getattr(target, "accepted_options", frozenset())
     return declared
 
-
-def load_agent(reference: str) -> Agent:
-    """Return the agent that `module:attribute` names: an agent, or a factory without parameters.
-
-    Raises `AgentReferenceError` with a sentence that says what was looked for.
-    """
-    module_name, _, attribute = reference.partition(":")
-    if not module_name or not attribute or module_name.startswith("."):
-        msg = f"AGENT is {reference!r}; write it as module:attribute, such as agent.support:agent"
-        raise AgentReferenceError(msg)
-    found: object = _imported(module_name, reference)
-    for name in attribute.split("."):
-        if not hasattr(found, name):
-            msg = f"AGENT is {reference!r}, but {module_name} has no attribute {name!r}"
-            raise AgentReferenceError(msg)
-        found = getattr(found, name)
-    try:
-        return _agent_of(found)
-    except TypeError as error:
-        msg = f"AGENT is {reference!r}, but {error}"
-        raise AgentReferenceError(msg) from error
-
-
-def _imported(module_name: str, reference: str) -> ModuleType:
-    try:
-        return importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if f"{module_name}.".startswith(f"{error.name}."):
-            msg = f"there is no module {error.name!r} on the Python path"
-        else:
-            msg = f"it needs the module {error.name!r}, which is not installed"
-        raise AgentReferenceError(f"AGENT is {reference!r}, but {msg}") from error
-    except Exception as error:
-        msg = f"AGENT is {reference!r}, but importing it failed: {type(error).__name__}: {error}"
-        raise AgentReferenceError(msg) from error
-
-
-def _agent_of(found: object) -> Agent:
-    if not callable(found):
-        msg = "that is no callable; an agent is an async def over a Turn"
-        raise TypeError(msg)
-    if not _takes_nothing(found):
-        return as_agent(found)
-    made = found()
-    if not callable(made) or _takes_nothing(made):
-        msg = "that is a factory that made no agent: an async def over a Turn"
-        raise TypeError(msg)
-    return as_agent(made)
-
-
-def _takes_a_turn(function: Callable[..., Any]) -> bool:
-    try:
-        inspect.signature(function).bind(None)
-    except TypeError:
-        return False
-    except ValueError:  # a builtin may have no signature
-        return True
-    return True
-
-
-def _takes_nothing(function: Callable[..., Any]) -> bool:
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except ValueError:
-        return False
-    return all(
-        parameter.default is not parameter.empty
-        or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        for parameter in parameters
-    )
-
-
-class AgentReferenceError(ValueError):
-    """The setting that names the agent is wrong; the text says how."""
-
-
-_ATTRIBUTES = ("compact", "count_input_tokens", "max_input_tokens")
 
 OPTION_NAMES = frozenset(
     {

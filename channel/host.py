@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp
 
-from channel.agent import Agent, AgentEvent, Turn, as_agent
+from channel.agent import Agent, AgentEvent, Turn
 from channel.auth import READINESS_PATH, Authentication, Authenticator, DenyAll
 from channel.contract import (
     Channel,
@@ -26,6 +26,7 @@ from channel.contract import (
 from channel.faults import log_fault
 from channel.http import ErrorReplies, RequestIds
 from channel.jobs import JobHandler
+from channel.loading import as_agent
 from channel.responses.protocol.errors import RequestError
 from channel.turns import turn_of
 

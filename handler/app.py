@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from starlette.applications import Starlette
 
-from channel.agent import Agent, AgentReferenceError, load_agent
 from channel.auth import Authenticator, DenyAll, FixedKeys, Principal
 from channel.host import AgentHost
 from channel.isolation import IsolationKeys
@@ -18,7 +17,8 @@ from channel.ports import Jobs, Telemetry
 from channel.responses.channel import ResponsesChannel
 from channel.responses.protocol.response import Response
 from channel.responses.webhooks import Webhooks
-from infra.settings import DEFAULT_AGENT, Settings, SettingsError
+from handler.agents import agent_of
+from infra.settings import Settings
 
 
 DEVELOPMENT_KEYS: Final = {"dev-alpha": Principal("alpha"), "dev-beta": Principal("beta")}
@@ -64,23 +64,11 @@ def create_host(settings: Settings) -> AgentHost:
         telemetry=_telemetry(settings),
     )
     return AgentHost(
-        _agent(settings),
+        agent_of(settings),
         channels=[channel],
         authenticator=_authenticator(settings, client),
         cors_origins=settings.cors_origins,
     )
-
-
-def _agent(settings: Settings) -> Agent:
-    if settings.agent == DEFAULT_AGENT:
-        from channel.agents.demo import demo_agent
-
-        return demo_agent(delay_s=settings.demo_delay_s or 0.0)
-    try:
-        return load_agent(settings.agent)
-    except AgentReferenceError as error:
-        msg = f"The setting {error}."
-        raise SettingsError(msg) from error
 
 
 def _client(settings: Settings) -> Any:

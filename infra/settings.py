@@ -26,7 +26,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     ========================== ========================= =========================================
     name                       default                   meaning
     ========================== ========================= =========================================
-    AGENT                      channel.agents.demo:agent the agent: `module:attribute` or a factory
+    AGENT                      channel.agents.demo:agent the agent: `module:attribute` (a framework's
+                                                         agent, too, or a factory), `bedrock:<model id>`
+                                                         or `openai:<model>@<base url>`
     MODEL_NAME                 agent                     the model id that /v1/models shows
     TABLE_NAME                 unset                     DynamoDB table of history and keys
     DYNAMODB_ENDPOINT          unset                     URL of a DynamoDB-compatible engine
@@ -279,10 +281,15 @@ def _one_of(streams: str, buffered: str) -> Callable[[str], bool]:
 
 def _reference(given: str) -> str:
     module, colon, attribute = given.partition(":")
-    if not (colon and _is_dotted_name(module) and _is_dotted_name(attribute)):
-        msg = f"module:attribute, such as {DEFAULT_AGENT}"
+    is_model = module in _MODEL_SCHEMES and attribute.isprintable() and " " not in attribute
+    is_reference = _is_dotted_name(module) and _is_dotted_name(attribute)
+    if not (colon and attribute and (is_model or is_reference)):
+        msg = f"module:attribute, such as {DEFAULT_AGENT}, bedrock:<model id> or openai:<model>@<base url>"
         raise ValueError(msg)
     return given
+
+
+_MODEL_SCHEMES: Final = ("bedrock", "openai", "openai-chat")
 
 
 def _is_dotted_name(text: str) -> bool:

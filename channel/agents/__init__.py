@@ -1,1 +1,1 @@
-"""Agents that ship with the project, each imported only when it is named."""
+"""Agents: those that ship with the project, and one adapter for each framework; imported only when used."""

@@ -1,28 +1,16 @@
 """Media: what the demo agent can say about images and files. Nothing is ever fetched."""
 
-from base64 import b64decode
-from binascii import Error as Base64Error
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Literal
-from urllib.parse import unquote_to_bytes
 
-from msgspec import Struct
-
-from channel.agent import TurnError
 from channel.agents.demo_words import clip
+from channel.agents.media import Data, Media, media_of
 from channel.responses.protocol.items import Item
 
 
 PNG_HEADER, GIF_HEADER, WEBP_HEADER = 24, 10, 30  # bytes, up to and with the size
 JPEG_FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 JPEG_BARE_MARKERS: Final = frozenset({0x01, *range(0xD0, 0xDA)})
-
-
-class Data(Struct, frozen=True):
-    """The content of a `data:` URL."""
-
-    media_type: str
-    content: bytes
 
 
 def describe_media(items: Iterable[Item]) -> list[str]:
@@ -32,23 +20,6 @@ def describe_media(items: Iterable[Item]) -> list[str]:
     than http, https and data.
     """
     return [sentence for item in items for part in _parts(item) for sentence in _describe(part)]
-
-
-def parse_data_url(url: str) -> Data:
-    """Parse a `data:` URL (RFC 2397); raises `ValueError` if it is none, or its base64 is broken."""
-    head, comma, data = url.partition(",")
-    if not comma or not head.lower().startswith("data:"):
-        raise ValueError("not a data URL")
-    media_type, *parameters = head[len("data:") :].split(";")
-    raw = unquote_to_bytes(data)
-    content = decode_base64(raw) if "base64" in map(str.lower, parameters) else raw
-    return Data(media_type.strip().lower() or "text/plain", content)
-
-
-def decode_base64(data: str | bytes) -> bytes:
-    """Decode base64, which may be wrapped in lines; raises `ValueError`."""
-    raw = data.encode() if isinstance(data, str) else data
-    return b64decode(raw.translate(None, b" \t\r\n"), validate=True)
 
 
 def pixel_size(image: bytes) -> tuple[int, int] | None:
@@ -71,49 +42,18 @@ def _parts(item: Item) -> Iterator[Mapping[str, Any]]:
 
 
 def _describe(part: Mapping[str, Any]) -> Iterator[str]:
-    if part.get("type") == "input_image":
-        yield f"You sent an image: {_image(part)}."
-    elif part.get("type") == "input_file":
-        yield f"You sent a file: {_file(part)}."
+    media = media_of(part)
+    if media is not None:
+        yield f"You sent {'an image' if media.is_image else 'a file'}: {_seen(media)}."
 
 
-def _image(part: Mapping[str, Any]) -> str:
-    url = part.get("image_url")
-    if not url:
-        return _named("file id", part.get("file_id"))
-    if _is_web(url):
-        return _named("URL", url)
-    try:
-        data = parse_data_url(url)
-    except Base64Error:
-        raise _error(
-            "The base64 of an image's data URL is broken.", "invalid_base64_image"
-        ) from None
-    except ValueError:
-        raise _error(
-            "An image URL must be an https:, http: or data: URL.", "invalid_image_url"
-        ) from None
-    if not data.content:
-        raise _error("An image's data URL is empty.", "empty_image_file")
-    return _facts(data)
-
-
-def _file(part: Mapping[str, Any]) -> str:
-    name = f"{part['filename']}, " if part.get("filename") else ""
-    if file_data := part.get("file_data"):
-        return name + _facts(_file_data(file_data))
-    if part.get("file_url"):
-        return name + _named("URL", part["file_url"])
-    return name + _named("file id", part.get("file_id"))
-
-
-def _file_data(text: str) -> Data:
-    try:
-        if text[:5].lower() == "data:":
-            return parse_data_url(text)
-        return Data("application/octet-stream", decode_base64(text))
-    except ValueError:
-        raise _error("`file_data` must be a data URL or base64.", "invalid_value") from None
+def _seen(media: Media) -> str:
+    name = f"{media.filename}, " if media.filename else ""
+    if media.data is not None:
+        return name + _facts(media.data)
+    if media.url:
+        return name + _named("URL", media.url)
+    return name + _named("file id", media.file_id)
 
 
 def _facts(data: Data) -> str:
@@ -124,14 +64,6 @@ def _facts(data: Data) -> str:
 
 def _named(what: str, value: object) -> str:
     return f"{what} {clip(str(value))} (I never fetch anything, so I know no more)"
-
-
-def _is_web(url: str) -> bool:
-    return url[:8].lower().startswith(("http://", "https://"))
-
-
-def _error(message: str, code: str) -> TurnError:
-    return TurnError(message, code=code, status=400, param="input")
 
 
 def _pair(pair: bytes, order: Literal["big", "little"]) -> tuple[int, int]:

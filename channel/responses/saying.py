@@ -33,8 +33,8 @@ def say(  # noqa: C901, PLR0911 - one case for each agent event
             return stream.text_delta(text)
         case RefusalDelta(text):
             return stream.refusal_delta(text)
-        case ReasoningDelta(text, new_part):
-            return stream.reasoning_delta(text, new_part=new_part)
+        case ReasoningDelta(text, new_part, encrypted):
+            return stream.reasoning_delta(text, new_part=new_part, encrypted_content=encrypted)
         case Annotation(annotation):
             return stream.annotation(annotation)
         case FunctionCall(name, arguments, call_id):

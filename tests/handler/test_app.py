@@ -103,7 +103,7 @@ def test_a_key_that_is_no_development_key_is_refused() -> None:
         ),
         (
             "json:decoder",
-            "The setting AGENT is 'json:decoder', but that is no callable; an agent is an async def over a Turn.",
+            "The setting AGENT is 'json:decoder', but that is module, and an agent is an async def over a Turn, or one of Microsoft Agent Framework, OpenAI Agents SDK, Pydantic AI, Strands, LangGraph.",
         ),
     ],
 )

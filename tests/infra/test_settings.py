@@ -84,8 +84,16 @@ def test_nothing_set_is_the_default() -> None:
 @pytest.mark.parametrize(
     ("name", "given", "accepted"),
     [
-        ("AGENT", "my_agent", "module:attribute, such as channel.agents.demo:agent"),
-        ("AGENT", "my-agent:agent", "module:attribute, such as channel.agents.demo:agent"),
+        (
+            "AGENT",
+            "my_agent",
+            "module:attribute, such as channel.agents.demo:agent, bedrock:<model id> or openai:<model>@<base url>",
+        ),
+        (
+            "AGENT",
+            "my-agent:agent",
+            "module:attribute, such as channel.agents.demo:agent, bedrock:<model id> or openai:<model>@<base url>",
+        ),
         ("MODEL_NAME", "a b", "one printable word"),
         ("MODEL_NAME", "a\x7fb", "one printable word"),
         (

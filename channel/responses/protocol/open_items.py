@@ -86,11 +86,12 @@ class Message:
 class Reasoning:
     """A reasoning item while it is written: one summary part after another."""
 
-    __slots__ = ("_done", "_is_part_open", "_text", "index", "item", "item_id")
+    __slots__ = ("_done", "_is_part_open", "_text", "encrypted_content", "index", "item", "item_id")
 
     def __init__(self, index: int, item_id: str) -> None:
         self.index = index
         self.item_id = item_id
+        self.encrypted_content = ""
         self._text: list[str] = []
         self._done: list[dict[str, Any]] = []
         self._is_part_open = False
@@ -109,6 +110,8 @@ class Reasoning:
         return [*caused, ev.ReasoningSummaryTextDelta(number(), *self._at(), text)]
 
     def part_done(self, number: Next) -> list[StreamEvent]:
+        if not self._is_part_open:
+            return []
         text, at = "".join(self._text), self._at()
         part = {"type": "summary_text", "text": text}
         caused: list[StreamEvent] = [
@@ -128,7 +131,12 @@ class Reasoning:
         return self.item_id, self.index, len(self._done)
 
     def _as_item(self) -> Item:
-        return {"id": self.item_id, "type": "reasoning", "summary": [*self._done]}
+        item = {"id": self.item_id, "type": "reasoning", "summary": [*self._done]}
+        return (
+            {**item, "encrypted_content": self.encrypted_content}
+            if self.encrypted_content
+            else item
+        )
 
 
 class Call:

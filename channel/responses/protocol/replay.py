@@ -65,6 +65,7 @@ def _in_pieces(first: int, index: int, item: Item) -> list[StreamEvent]:
             events += opened.done(number, finished=finished) if events else []
         case {"type": "reasoning", "id": str(item_id), "summary": list(summary)}:
             opened = Reasoning(index, item_id)
+            opened.encrypted_content = item.get("encrypted_content") or ""
             events = _reasoning(opened, summary, number)
             events += opened.done(number, finished=finished) if events else []
         case {

@@ -144,20 +144,24 @@ class ResponseStream:
         """Append to a refusal."""
         return self._message_delta("refusal", text)
 
-    def reasoning_delta(self, text: str, *, new_part: bool = False) -> list[StreamEvent]:
-        """Append to the reasoning summary."""
+    def reasoning_delta(
+        self, text: str, *, new_part: bool = False, encrypted_content: str | None = None
+    ) -> list[StreamEvent]:
+        """Append to the reasoning summary; what the model wants back with it ends the item."""
         self._require_unsettled()
         plain = encodable(text)
-        if not plain:
+        encrypted = encodable(encrypted_content or "")
+        if not plain and not encrypted:
             return []
         caused: list[StreamEvent] = []
-        if not isinstance(self._open, Reasoning):
+        if not isinstance(self._open, Reasoning) or self._open.encrypted_content:
             caused += self._make_room()
             self._open = Reasoning(*self._place("reasoning"))
             caused += self._open.added(self._next)
         elif new_part:
             caused += self._open.part_done(self._next)
-        return caused + self._open.delta(self._next, plain)
+        self._open.encrypted_content = encrypted
+        return [*caused, *self._open.delta(self._next, plain)] if plain else caused
 
     def annotation(self, annotation: Mapping[str, Any]) -> list[StreamEvent]:
         """Annotate the text part that is open, or a new one."""

@@ -39,6 +39,7 @@ def told(
     events += stream.start()
     events += stream.reasoning_delta("Hm")
     events += stream.reasoning_delta("mm", new_part=True)
+    events += stream.reasoning_delta("", encrypted_content="signed")
     for call_id, output, error in (("t1", "found", None), ("t2", None, "no net"), ("t3", "", None)):
         events += stream.tool_started(call_id, "search", '{"q":1}', "agent")
         events += stream.tool_finished(call_id, output, error)
@@ -146,7 +147,7 @@ TOOL: Item = {"id": "mcp_1", "type": "mcp_call", "name": "f", "arguments": "", "
             "id": "rs_1",
             "type": "reasoning",
             "summary": [{"type": "summary_text", "text": "Hm"}],
-            "encrypted_content": "x",
+            "content": [],
         },
         CALL,
         {**CALL, "arguments": {}},

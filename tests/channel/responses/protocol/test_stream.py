@@ -418,6 +418,22 @@ def test_a_new_reasoning_part_at_the_start_is_just_the_first() -> None:
     ]
 
 
+def test_what_a_model_wants_back_ends_its_reasoning_item() -> None:
+    stream = machine()
+
+    stream.reasoning_delta("a")
+    stream.reasoning_delta("b", encrypted_content="signed-ab")
+    stream.reasoning_delta("", encrypted_content="unreadable")
+    stream.reasoning_delta("c")
+    stream.settle(Status.COMPLETED, now=NOW)
+    first, second, third = stream.response.output
+    assert [part["text"] for part in first["summary"]] == ["ab"]
+    assert first["encrypted_content"] == "signed-ab"
+    assert (second["summary"], second["encrypted_content"]) == ([], "unreadable")
+    assert [part["text"] for part in third["summary"]] == ["c"]
+    assert "encrypted_content" not in third
+
+
 def test_reasoning_again_after_text_is_an_item_of_its_own() -> None:
     stream = machine()
 

@@ -1,0 +1,123 @@
+"""What adapters read of a turn: the client's tools, the wanted format, the texts of items."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from channel.agent import Turn, TurnError
+from channel.responses.protocol.items import Item, text_of
+
+
+class ClientTool(Struct, frozen=True):
+    """A function that the client declared, and runs itself."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+    strict: bool = False
+
+
+class JsonFormat(Struct, frozen=True):
+    """JSON as the wanted form of the answer: by a schema, or (`schema` is None) any object."""
+
+    schema: Mapping[str, Any] | None = None
+    name: str = "answer"
+    strict: bool = False
+    description: str | None = None
+
+
+def client_tools(turn: Turn) -> list[ClientTool]:
+    """Return the functions that the request lets the model call; none with `tool_choice: none`."""
+    permitted = _permitted(turn.tool_choice)
+    return [
+        ClientTool(
+            tool["name"],
+            tool.get("description") or "",
+            tool.get("parameters") or {"type": "object", "properties": {}},
+            bool(tool.get("strict")),
+        )
+        for tool in turn.tools
+        if tool.get("type") == "function" and (permitted is None or tool["name"] in permitted)
+    ]
+
+
+def tool_mode(turn: Turn) -> str:
+    """Return `auto`, `none` or `required`; a choice of one function is `required` of that one."""
+    choice = turn.tool_choice
+    if isinstance(choice, str):
+        return choice
+    if choice.get("type") == "allowed_tools":
+        mode = choice.get("mode")
+        return mode if isinstance(mode, str) else "auto"
+    return "required"
+
+
+def json_format(turn: Turn) -> JsonFormat | None:
+    """Return the JSON that `text.format` asks for, or None where it asks for text."""
+    wanted = (turn.options.get("text") or {}).get("format") or {}
+    match wanted.get("type"):
+        case "json_schema":
+            return JsonFormat(
+                wanted["schema"],
+                wanted["name"],
+                bool(wanted.get("strict")),
+                wanted.get("description"),
+            )
+        case "json_object":
+            return JsonFormat()
+        case _:
+            return None
+
+
+def reasoning_effort(turn: Turn) -> str | None:
+    """Return `reasoning.effort` where the request gives it."""
+    effort = (turn.options.get("reasoning") or {}).get("effort")
+    return effort if isinstance(effort, str) else None
+
+
+def instructions_of(turn: Turn) -> list[str]:
+    """Return the request's instructions, then the texts of system and developer messages."""
+    given = [turn.instructions] if turn.instructions else []
+    return given + [text for item in turn.items if is_instruction(item) and (text := text_of(item))]
+
+
+def is_instruction(item: Item) -> bool:
+    """Return whether the item is a message of the system or the developer."""
+    return item.get("type") == "message" and item.get("role") in ("system", "developer")
+
+
+def summary_of(item: Item) -> str:
+    """Return the text of a reasoning item."""
+    return "".join(part.get("text") or "" for part in item.get("summary") or ())
+
+
+def output_of(item: Item) -> str:
+    """Return the text of a `function_call_output`, whose output is text or parts."""
+    output = item.get("output")
+    return output if isinstance(output, str) else text_of({"content": output})
+
+
+def parts_of(item: Item) -> list[Mapping[str, Any]]:
+    """Return the parts of a message, or of a `function_call_output` whose output is parts."""
+    content = item.get("output" if item.get("type") == "function_call_output" else "content")
+    return (
+        [part for part in content if isinstance(part, Mapping)] if isinstance(content, list) else []
+    )
+
+
+def unsupported(what: str, param: str = "input") -> TurnError:
+    """Return the error for what this kind of agent cannot take (400)."""
+    message = f"Unsupported value: this agent does not take {what}."
+    return TurnError(message, code="unsupported_value", status=400, param=param)
+
+
+def _permitted(choice: str | Mapping[str, Any]) -> frozenset[str] | None:
+    """Return the names that the choice permits, or None for all of them."""
+    if isinstance(choice, str):
+        return frozenset() if choice == "none" else None
+    if choice.get("type") == "allowed_tools":
+        if choice.get("mode") == "none":
+            return frozenset()
+        return frozenset(tool.get("name", "") for tool in choice.get("tools") or ())
+    return frozenset({choice.get("name", "")})

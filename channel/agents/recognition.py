@@ -1,0 +1,55 @@
+"""Which framework an object belongs to: told by what it has, without importing the framework."""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, Final
+
+from msgspec import Struct
+
+from channel.agent import Agent
+
+
+class Framework(Struct, frozen=True):
+    """A framework whose agents have an adapter here, `channel.agents.<module>`.
+
+    The adapter's `adapt(target, fresh)` returns the target as an agent. `fresh` is the factory that
+    made it, where the user gave one: whatever of the target keeps state is made anew by it.
+    """
+
+    name: str
+    module: str
+    has: tuple[str, ...]
+    """The attributes by which its agents are known."""
+
+    def adapt(self, target: Any, fresh: Callable[[], Any] | None) -> Agent:
+        """Return the target as an agent."""
+        adapter = import_module(f"channel.agents.{self.module}")
+        agent: Agent = adapter.adapt(target, fresh)
+        return agent
+
+
+FRAMEWORKS: Final = (
+    Framework(
+        "Microsoft Agent Framework", "agent_framework", ("run", "create_session", "get_session")
+    ),
+    Framework("Microsoft Agent Framework", "agent_framework", ("run", "executors", "edge_groups")),
+    Framework(
+        "OpenAI Agents SDK", "openai_agents", ("handoffs", "get_all_tools", "get_system_prompt")
+    ),
+    Framework("Pydantic AI", "pydantic_ai", ("run_stream_events", "iter", "override")),
+    Framework("Strands", "strands", ("stream_async", "invoke_async")),
+    Framework(
+        "LangGraph", "langgraph", ("ainvoke", "astream", "astream_events", "get_input_schema")
+    ),
+)
+
+
+def framework_of(target: object) -> Framework | None:
+    """Return the framework of an agent object; None for anything else, classes included."""
+    if isinstance(target, type):
+        return None
+    return next((each for each in FRAMEWORKS if _has_all(target, each.has)), None)
+
+
+def _has_all(target: object, names: tuple[str, ...]) -> bool:
+    return all(hasattr(target, name) for name in names)
