@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp
 
-from channel.agent import Agent, AgentEvent, Turn
+from channel.agent import Agent, AgentEvent
 from channel.auth import READINESS_PATH, Authentication, Authenticator, DenyAll
 from channel.contract import (
     Channel,
@@ -45,13 +45,16 @@ class AgentHost:
 
     def __init__(
         self,
-        target: Callable[[Turn], Any],
+        target: Any,
         *,
         channels: Sequence[Channel],
         authenticator: Authenticator | None = None,
         cors_origins: Sequence[str] = (),
     ) -> None:
-        """Take the target and its channels; raises `TypeError` for a target that is no agent."""
+        """Take the target (a function over a turn, or a framework's agent) and its channels.
+
+        Raises `TypeError` for a target that is no agent.
+        """
         self.target: Agent = as_agent(target)
         self.channels = tuple(channels)
         self.authenticator: Authenticator = authenticator or DenyAll()

@@ -27,7 +27,7 @@ class AgentReferenceError(ValueError):
     """The setting that names the agent is wrong; the text says how."""
 
 
-def as_agent(target: Callable[[Turn], Any]) -> Agent:
+def as_agent(target: Any) -> Agent:
     """Return the target as an agent: a framework's agent, or a function that returns text, becomes one.
 
     Raises `TypeError` for something that cannot be called with a turn.
@@ -61,6 +61,14 @@ def _as_plain_agent(target: Callable[[Turn], Any]) -> Agent:
         if hasattr(target, name):
             setattr(agent, name, getattr(target, name))
     return accepts(*accepted_options(target))(agent)
+
+
+def agent_of(target: object) -> Agent:
+    """Return the agent that is given as `AGENT` may name it: an object, a factory, or a reference.
+
+    Raises `TypeError` for an object that is neither, and what `load_agent` raises.
+    """
+    return load_agent(target) if isinstance(target, str) else _agent_of(target)
 
 
 def load_agent(reference: str) -> Agent:

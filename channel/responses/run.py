@@ -251,7 +251,8 @@ class TurnRun:
                 if transform is not None and (event := await settled(transform(event))) is None:
                     continue
                 caused = stream.text_delta(event) if type(event) is str else self._say(event)
-                if self.first_event_at is None:
+                if self.first_event_at is None and caused:
+                    # What the client cannot see (usage, a tool that is hidden) begins no reply.
                     self._is_committed = True
                     self.first_event_at = monotonic()
                 if observer.take(caused):

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from starlette.types import ASGIApp, Message
@@ -22,9 +22,7 @@ KEYS = FixedKeys(
 )
 
 
-def hosted(
-    agent: Callable[..., Any], store: ResponseStore | None = None, **options: Any
-) -> ASGIApp:
+def hosted(agent: Any, store: ResponseStore | None = None, **options: Any) -> ASGIApp:
     """Return the app of a host with one Responses channel, which beats only where it is told to."""
     channel = ResponsesChannel(store=store, **{"keepalive_s": 0, **options})
     return AgentHost(agent, channels=[channel], authenticator=KEYS).app

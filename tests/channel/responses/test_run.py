@@ -17,6 +17,8 @@ from channel.agent import (
     FunctionCall,
     OutputItem,
     TextDelta,
+    ToolFinished,
+    ToolStarted,
     Turn,
     TurnError,
     Usage,
@@ -278,6 +280,19 @@ async def test_a_turn_error_within_the_grace_is_the_reply_that_it_says(stream: b
         "code": "invalid_image_url",
     }
     assert store.saved == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_the_client_cannot_see_begins_no_reply(stream: bool) -> None:
+    async def agent(_: Turn) -> AsyncIterator[AgentEvent]:
+        yield Usage(3, 1)
+        yield ToolStarted("call_1", "search")
+        yield ToolFinished("call_1", "found")
+        raise TurnError("Not now.", code="rate_limit_exceeded", status=429)
+
+    wire = await creating(stream=stream).run(hosted(agent))
+
+    assert (wire.status, wire.error_body["code"]) == (429, "rate_limit_exceeded")
 
 
 async def test_a_turn_error_from_an_agent_that_is_no_generator_is_the_reply_that_it_says() -> None:
