@@ -24,7 +24,13 @@ from pydantic_ai.tools import DeferredToolApprovalResult, DeferredToolResults, T
 
 from channel.agent import Turn
 from channel.agents.media import Media, media_of
-from channel.agents.reading import is_instruction, output_of, parts_of, summary_of
+from channel.agents.reading import (
+    is_instruction,
+    output_of,
+    parts_of,
+    summary_of,
+    with_own_tools,
+)
 from channel.responses.protocol.items import Item, text_of
 
 
@@ -113,7 +119,7 @@ def _messages(
 ) -> list[ModelMessage]:
     messages: list[ModelMessage] = []
     names: dict[str, str] = {}
-    for item in items:
+    for item in with_own_tools(items):
         if (asked := _request_part(item, names, takes_url)) is not None:
             if messages and isinstance(request := messages[-1], ModelRequest):
                 request.parts = [*request.parts, asked]

@@ -1,6 +1,6 @@
 """What adapters read of a turn: the client's tools, the wanted format, the texts of items."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -96,6 +96,19 @@ def output_of(item: Item) -> str:
     """Return the text of a `function_call_output`, whose output is text or parts."""
     output = item.get("output")
     return output if isinstance(output, str) else text_of({"content": output})
+
+
+def with_own_tools(items: Iterable[Item]) -> Iterator[Item]:
+    """Return the items with each tool that the agent ran, where it was shown, as a call and its output."""
+    for item in items:
+        if item.get("type") != "mcp_call" or item.get("server_label") != "agent":
+            yield item
+            continue
+        call = {"call_id": item.get("id"), "name": item.get("name")}
+        yield {"type": "function_call", "arguments": item.get("arguments") or "{}", **call}
+        output = item.get("output")
+        said = output if isinstance(output, str) else "The tool failed."
+        yield {"type": "function_call_output", "call_id": item.get("id"), "output": said}
 
 
 def parts_of(item: Item) -> list[Mapping[str, Any]]:

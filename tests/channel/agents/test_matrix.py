@@ -257,6 +257,17 @@ async def test_the_agents_own_tool_is_shown_where_the_host_shows_tools(host: Hos
     assert (tool["status"], tool["output"]) == ("completed", "sunny")
 
 
+async def test_a_tool_that_was_shown_is_remembered(host: Hosted) -> None:
+    call = Call("weather", {"city": "Rome"}, "call_1")
+    app, model = host([(call, Spend(2, 2)), HELLO, HELLO], shows_tools=True)
+
+    first = await create(app)
+    await create(app, previous_response_id=first["id"])
+
+    assert [name for _, name in model.seen[2].calls] == ["weather"]
+    assert ("tool", "sunny") in model.seen[2].texts
+
+
 async def test_a_failure_of_the_agents_own_tool_does_not_leak(host: Hosted) -> None:
     call = Call("weather", {"city": "Nowhere"}, "call_1")
     app, _ = host([(call, Spend(2, 2)), HELLO], first_event_grace_s=0)
