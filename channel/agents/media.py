@@ -36,13 +36,9 @@ class Media(Struct, frozen=True):
         """
         if self.data is not None:
             return self.data
-        what, code = ("image", "invalid_image_url") if self.is_image else ("file", "invalid_value")
-        raise _error(
-            f"This agent takes the content of an {what} only as a data: URL."
-            if self.is_image
-            else f"This agent takes a {what} only by its content, in `file_data`.",
-            code,
-        )
+        if self.is_image:
+            raise _error("This agent takes an image only as a data: URL.", "invalid_image_url")
+        raise _error("This agent takes a file only by its content, `file_data`.", "invalid_value")
 
 
 def media_of(part: Mapping[str, Any]) -> Media | None:
