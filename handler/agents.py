@@ -1,5 +1,7 @@
 """The agent that the setting `AGENT` names: one of the user's, a Bedrock model, or an OpenAI-compatible upstream."""
 
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from channel.agent import Agent
@@ -30,8 +32,50 @@ def agent_of(settings: Settings) -> Agent:
 
 
 def _bedrock(settings: Settings, model_id: str) -> Agent:
-    raise NotImplementedError
+    from channel.agents.bedrock import converse_agent
+    from infra.bedrock import make_bedrock_client
+
+    region = settings.bedrock_region or settings.region
+    client = make_bedrock_client(region, settings.bedrock_endpoint)
+    if settings.is_snap_start:
+        # Its connections are not the restored environment's; the next call makes new ones.
+        from snapshot_restore_py import register_before_snapshot
+
+        register_before_snapshot(client.close)
+    return converse_agent(
+        model_id,
+        client,
+        instructions=settings.agent_instructions,
+        guardrail=settings.bedrock_guardrail,
+        caching=settings.bedrock_prompt_caching,
+    )
 
 
 def _upstream(settings: Settings, reference: str) -> Agent:
-    raise NotImplementedError
+    from channel.agents.openai_reference import OPENAI, parse_reference
+
+    given = parse_reference(reference)
+    api_key: str | Callable[[], Awaitable[str]] | None = settings.openai_api_key
+    if api_key is None and (name := settings.openai_api_key_secret) is not None:
+        from infra.secrets import Secret, make_secrets_client
+
+        make_client = partial(make_secrets_client, name, settings.region)
+        api_key = Secret(name, make_client, field="OPENAI_API_KEY")
+    if api_key is None and given.base_url == OPENAI:
+        msg = f"AGENT is {reference!r}, but neither OPENAI_API_KEY nor OPENAI_API_KEY_SECRET is set"
+        raise AgentReferenceError(msg)
+    try:
+        from channel.agents.openai_upstream import upstream_agent
+    except ModuleNotFoundError as error:
+        msg = (
+            f"AGENT is {reference!r}, but it needs the module {error.name!r}, which is not installed: "
+            "put openai into agent/requirements.txt, or pip install openai"
+        )
+        raise AgentReferenceError(msg) from error
+    return upstream_agent(
+        given.model,
+        given.base_url,
+        api_key=api_key,
+        wire="chat" if given.is_chat else "auto",
+        instructions=settings.agent_instructions,
+    )

@@ -20,6 +20,16 @@ class SettingsError(ValueError):
     """A setting is wrong: one sentence naming it, what was given and what is accepted."""
 
 
+class SecretText(str):
+    """Text that is not shown where the value that holds it is."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        """Show that there is one."""
+        return "'…'"
+
+
 class Settings(Struct, frozen=True, kw_only=True):
     """What the environment asks for.
 
@@ -29,6 +39,15 @@ class Settings(Struct, frozen=True, kw_only=True):
     AGENT                      channel.agents.demo:agent the agent: `module:attribute` (a framework's
                                                          agent, too, or a factory), `bedrock:<model id>`
                                                          or `openai:<model>@<base url>`
+    AGENT_INSTRUCTIONS         none                      system prompt of a model that AGENT names
+                                                         (`bedrock:…`, `openai:…`)
+    OPENAI_API_KEY             none                      key of the upstream that AGENT names
+    OPENAI_API_KEY_SECRET      none                      or the ARN or name of its secret in Secrets
+                                                         Manager, read at the first turn
+    BEDROCK_REGION             AWS_REGION                region of the Bedrock model that AGENT names
+    BEDROCK_ENDPOINT           AWS's                     URL of a Bedrock-compatible engine
+    BEDROCK_GUARDRAIL          none                      guardrail of that model, as `<id>:<version>`
+    BEDROCK_PROMPT_CACHING     by the model              cache points in what that model is given
     MODEL_NAME                 agent                     the model id that /v1/models shows
     TABLE_NAME                 unset                     DynamoDB table of history and keys
     DYNAMODB_ENDPOINT          unset                     URL of a DynamoDB-compatible engine
@@ -68,6 +87,14 @@ class Settings(Struct, frozen=True, kw_only=True):
     """
 
     agent: str = DEFAULT_AGENT
+    agent_instructions: str | None = None
+    openai_api_key: SecretText | None = None
+    openai_api_key_secret: str | None = None
+    bedrock_region: str | None = None
+    bedrock_endpoint: str | None = None
+    bedrock_guardrail: tuple[str, str] | None = None
+    """Its id, or its ARN, and its version."""
+    bedrock_prompt_caching: bool | None = None
     model_name: str = "agent"
     table_name: str | None = None
     dynamodb_endpoint: str | None = None
@@ -113,6 +140,15 @@ class Settings(Struct, frozen=True, kw_only=True):
         table = None if sam_local and endpoint is None else read.value("TABLE_NAME", None, _table)
         return cls(
             agent=read.value("AGENT", DEFAULT_AGENT, _reference),
+            agent_instructions=read.text("AGENT_INSTRUCTIONS"),
+            openai_api_key=SecretText(key) if (key := read.text("OPENAI_API_KEY")) else None,
+            openai_api_key_secret=read.value(
+                "OPENAI_API_KEY_SECRET", None, _secret, is_shown=False
+            ),
+            bedrock_region=read.value("BEDROCK_REGION", None, _region),
+            bedrock_endpoint=read.value("BEDROCK_ENDPOINT", None, _url),
+            bedrock_guardrail=read.value("BEDROCK_GUARDRAIL", None, _guardrail),
+            bedrock_prompt_caching=read.value("BEDROCK_PROMPT_CACHING", None, _switch),
             model_name=read.value("MODEL_NAME", "agent", _model),
             table_name=LOCAL_TABLE if endpoint and table is None else table,
             dynamodb_endpoint=endpoint,
@@ -220,7 +256,12 @@ class _Reader:
         return self._environ.get(name, "").strip() or None
 
     def value(
-        self, name: str, default: _Default, parse: Callable[[str], _Parsed]
+        self,
+        name: str,
+        default: _Default,
+        parse: Callable[[str], _Parsed],
+        *,
+        is_shown: bool = True,
     ) -> _Default | _Parsed:
         given = self.text(name)
         if given is None:
@@ -230,6 +271,7 @@ class _Reader:
         except ValueError as error:
             accepted = str(error)
         shown = given if len(given) <= _SHOWN else f"{given[:_SHOWN]}…"
+        shown = shown if is_shown else "…"
         msg = f"The setting {name} is {shown!r}, but it must be {accepted}."
         raise SettingsError(msg)
 
@@ -315,6 +357,16 @@ _TABLE_NAME_MIN: Final = 3
 _TABLE_NAME_MAX: Final = 255
 
 
+def _secret(given: str) -> str:
+    if not _SECRET.fullmatch(given):
+        msg = "the ARN or the name of a secret in Secrets Manager"
+        raise ValueError(msg)
+    return given
+
+
+_SECRET: Final = re.compile(r"(arn:[\w-]+:secretsmanager:[\w-]+:\d{12}:secret:)?[\w/+=.@-]{1,512}")
+
+
 def _url(given: str) -> str:
     parts = _URL.fullmatch(given)
     if parts is None or int(parts["port"] or 0) > MAX_PORT:
@@ -335,6 +387,14 @@ def _region(given: str) -> str:
         msg = "the name of an AWS region, such as eu-central-1"
         raise ValueError(msg)
     return given
+
+
+def _guardrail(given: str) -> tuple[str, str]:
+    parts = re.fullmatch(r"([A-Za-z0-9:/_-]{1,2048}):(DRAFT|[0-9]{1,8})", given)
+    if parts is None:
+        msg = "the id or the ARN of a guardrail and its version, such as abcdef123456:1"
+        raise ValueError(msg)
+    return parts[1], parts[2]
 
 
 def _options(given: str) -> frozenset[str]:

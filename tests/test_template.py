@@ -1,6 +1,7 @@
 """The SAM template: valid, and what it grants, keeps and hands out."""
 
 import os
+import re
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -175,6 +176,71 @@ def test_the_function_may_invoke_itself_by_its_alias_only() -> None:
     assert policy["Roles"] == [{"Ref": "Role"}]
     assert statement["Action"] == "lambda:InvokeFunction"
     assert statement["Resource"] == {"Fn::Sub": "${ResponsesFunction.Arn}:live"}
+
+
+def test_the_role_reaches_models_only_where_the_agent_is_one() -> None:
+    policy = resources()["BedrockPolicy"]
+    (statement,) = policy["Properties"]["PolicyDocument"]["Statement"]
+
+    assert made_where("IsBedrock") == ["AWS::IAM::Policy"]
+    assert policy["Properties"]["Roles"] == [{"Ref": "Role"}]
+    assert statement["Action"] == [
+        f"bedrock:{call}"
+        for call in ("CountTokens", "InvokeModel", "InvokeModelWithResponseStream")
+    ]
+    kinds = [each["Fn::Sub"].rpartition(":")[2] for each in statement["Resource"]]
+    assert kinds == [
+        "foundation-model/*",
+        "inference-profile/*",
+        "application-inference-profile/*",
+        "provisioned-model/*",
+        "custom-model-deployment/*",
+    ]
+    # Inference profiles reach into other regions; what is of an account is of this one.
+    assert all("bedrock:*:" in each["Fn::Sub"] for each in statement["Resource"])
+    assert all("${AWS::AccountId}" in each["Fn::Sub"] for each in statement["Resource"][1:])
+
+
+def test_the_role_reaches_guardrails_only_where_a_model_has_one() -> None:
+    (statement,) = resources()["BedrockGuardrailPolicy"]["Properties"]["PolicyDocument"][
+        "Statement"
+    ]
+
+    assert made_where("HasBedrockGuardrail") == ["AWS::IAM::Policy"]
+    assert statement["Action"] == "bedrock:ApplyGuardrail"
+    assert template()["Conditions"]["HasBedrockGuardrail"]["Fn::And"][0] == {
+        "Condition": "IsBedrock"
+    }
+    assert template()["Parameters"]["BedrockGuardrail"]["Default"] == ""
+
+
+@pytest.mark.parametrize(
+    ("agent", "is_allowed"),
+    [
+        ("agent.support:agent", True),
+        ("bedrock:us.anthropic.claude-sonnet-4-5-20250929-v1:0", True),
+        ("bedrock:arn:aws:bedrock:eu-west-1:123456789012:inference-profile/eu.a.b-v1:0", True),
+        ("openai:llama3@http://127.0.0.1:11434/v1", True),
+        ("bedrock:", False),
+        ("bedrock:a b", False),
+        ("my-agent:agent", False),
+    ],
+)
+def test_the_agent_may_be_an_attribute_or_a_model(agent: str, is_allowed: bool) -> None:
+    pattern = template()["Parameters"]["Agent"]["AllowedPattern"]
+
+    assert bool(re.match(pattern, agent)) is is_allowed
+    if is_allowed:
+        assert Settings.from_env({"AGENT": agent}).agent == agent
+
+
+@pytest.mark.parametrize(
+    "guardrail", ["", "abc123:1", "arn:aws:bedrock:eu-west-1:123456789012:guardrail/abc123:DRAFT"]
+)
+def test_a_guardrail_of_the_template_is_a_good_setting(guardrail: str) -> None:
+    assert re.match(template()["Parameters"]["BedrockGuardrail"]["AllowedPattern"], guardrail)
+    found = Settings.from_env({"BEDROCK_GUARDRAIL": guardrail}).bedrock_guardrail
+    assert ":".join(found or ()) == guardrail
 
 
 def test_a_job_is_tried_again_and_kept_where_it_fails_while_its_turn_still_waits_for_it() -> None:

@@ -9,7 +9,10 @@ from channel.agent import TurnError
 _TOO_MANY: Final = 429
 _UNAVAILABLE: Final = frozenset({502, 503, 504, 529})
 _REJECTED: Final = frozenset({400, 413, 422})
-_BUSY: Final = ("ThrottlingException", "TooManyRequestsException", "ModelNotReadyException")
+_BUSY: Final = (
+    "ThrottlingException", "TooManyRequestsException", "ModelNotReadyException",
+    "ModelThrottledException",  # a class of Strands
+)  # fmt: skip
 _DOWN: Final = ("ServiceUnavailableException", "ModelTimeoutException")
 _TOO_LONG: Final = (
     "contextlength",
@@ -30,7 +33,7 @@ def turn_error_of(error: BaseException) -> TurnError | None:
         if isinstance(each, TurnError):
             return each
         status, code = _status(each), _code(each)
-        if status == _TOO_MANY or code in _BUSY:
+        if status == _TOO_MANY or code in _BUSY or type(each).__name__ in _BUSY:
             message = "The model has too many requests now. Please try again later."
             return TurnError(message, code="rate_limit_exceeded", status=429)
         if _is_too_long(each, status, code):
@@ -65,7 +68,8 @@ def _code(error: BaseException) -> str:
     """Return the error's code: botocore keeps it in the parsed reply, others have an attribute."""
     response: Any = getattr(error, "response", None)
     if isinstance(response, dict) and isinstance(response.get("Error"), dict):
-        return str(response["Error"].get("Code") or "")
+        said = str(response["Error"].get("Code") or "")
+        return said[:1].upper() + said[1:]  # within a stream it begins with a small letter
     code = getattr(error, "code", None)
     return code if isinstance(code, str) else ""
 
@@ -73,7 +77,7 @@ def _code(error: BaseException) -> str:
 def _is_too_long(error: BaseException, status: int | None, code: str) -> bool:
     if code == "context_length_exceeded" or "ContextWindow" in type(error).__name__:
         return True
-    if status not in _REJECTED:
+    if status not in _REJECTED and code != "ValidationException":  # which has none in a stream
         return False
     letters = "".join(filter(str.isalpha, str(error).lower()))
     return any(words in letters for words in _TOO_LONG)

@@ -18,10 +18,34 @@ from infra.settings import (
 )
 
 
+SECRET_ARN = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:openai/key-AbCdEf"
+
+
 @pytest.mark.parametrize(
     ("name", "given", "field", "expected"),
     [
         ("AGENT", "agent.support:make.agent", "agent", "agent.support:make.agent"),
+        ("AGENT", "openai:qwen3:8b@http://h:1/v1", "agent", "openai:qwen3:8b@http://h:1/v1"),
+        ("AGENT_INSTRUCTIONS", "Be kind.", "agent_instructions", "Be kind."),
+        ("OPENAI_API_KEY", "sk-1", "openai_api_key", "sk-1"),
+        ("OPENAI_API_KEY_SECRET", "openai/key", "openai_api_key_secret", "openai/key"),
+        ("OPENAI_API_KEY_SECRET", SECRET_ARN, "openai_api_key_secret", SECRET_ARN),
+        ("BEDROCK_REGION", "us-west-2", "bedrock_region", "us-west-2"),
+        (
+            "BEDROCK_ENDPOINT",
+            "http://127.0.0.1:8002",
+            "bedrock_endpoint",
+            "http://127.0.0.1:8002",
+        ),
+        ("BEDROCK_GUARDRAIL", "abc123:DRAFT", "bedrock_guardrail", ("abc123", "DRAFT")),
+        (
+            "BEDROCK_GUARDRAIL",
+            "arn:aws:bedrock:eu-west-1:123456789012:guardrail/abc123:7",
+            "bedrock_guardrail",
+            ("arn:aws:bedrock:eu-west-1:123456789012:guardrail/abc123", "7"),
+        ),
+        ("BEDROCK_PROMPT_CACHING", "0", "bedrock_prompt_caching", False),
+        ("BEDROCK_PROMPT_CACHING", "on", "bedrock_prompt_caching", True),
         ("MODEL_NAME", "support-v2", "model_name", "support-v2"),
         ("TABLE_NAME", "history-prod.1", "table_name", "history-prod.1"),
         (
@@ -94,6 +118,19 @@ def test_nothing_set_is_the_default() -> None:
             "my-agent:agent",
             "module:attribute, such as channel.agents.demo:agent, bedrock:<model id> or openai:<model>@<base url>",
         ),
+        ("BEDROCK_REGION", "not a region", "the name of an AWS region, such as eu-central-1"),
+        ("BEDROCK_ENDPOINT", "localhost", "an http or https URL"),
+        (
+            "BEDROCK_GUARDRAIL",
+            "abc123",
+            "the id or the ARN of a guardrail and its version, such as abcdef123456:1",
+        ),
+        (
+            "BEDROCK_GUARDRAIL",
+            "abc123:latest",
+            "the id or the ARN of a guardrail and its version, such as abcdef123456:1",
+        ),
+        ("BEDROCK_PROMPT_CACHING", "5m", "1 or 0 (or true, yes, on, false, no, off)"),
         ("MODEL_NAME", "a b", "one printable word"),
         ("MODEL_NAME", "a\x7fb", "one printable word"),
         (
@@ -154,6 +191,23 @@ def test_a_bad_value_is_one_sentence(name: str, given: str, accepted: str) -> No
         Settings.from_env({name: given})
 
     assert str(raised.value) == f"The setting {name} is {given!r}, but it must be {accepted}."
+
+
+def test_the_key_of_an_upstream_is_not_shown_with_the_settings() -> None:
+    settings = Settings.from_env({"OPENAI_API_KEY": "sk-very-secret"})
+
+    assert "very-secret" not in f"{settings!r} {settings}"
+
+
+@pytest.mark.parametrize("given", ['{"key": "sk-very-secret"}', "arn:aws:s3:::sk-very-secret"])
+def test_what_is_no_name_of_a_secret_may_be_one_and_is_not_shown(given: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        Settings.from_env({"OPENAI_API_KEY_SECRET": given})
+
+    assert str(raised.value) == (
+        "The setting OPENAI_API_KEY_SECRET is '…', but it must be the ARN or the name of a secret in "
+        "Secrets Manager."
+    )
 
 
 def test_what_is_given_goes_before_the_environment() -> None:

@@ -31,6 +31,11 @@ def _aws(code: str, status: int = 400, text: str = "secret detail") -> _ApiError
     return _ApiError(text, response=reply)
 
 
+def _streamed(code: str, text: str = "secret detail") -> _ApiError:
+    """Return an error of AWS in the middle of a stream, which has no status."""
+    return _ApiError(text, response={"Error": {"Code": code, "Message": text}})
+
+
 @pytest.mark.parametrize(
     ("error", "status", "code"),
     [
@@ -40,6 +45,13 @@ def _aws(code: str, status: int = 400, text: str = "secret detail") -> _ApiError
         (_ApiError(status_code=503), 503, "server_error"),
         (_ApiError(status_code=529), 503, "server_error"),
         (_aws("ServiceUnavailableException", 400), 503, "server_error"),
+        (_streamed("throttlingException"), 429, "rate_limit_exceeded"),
+        (_streamed("serviceUnavailableException"), 503, "server_error"),
+        (
+            _streamed("validationException", "prompt is too long: 9 tokens > 8 maximum"),
+            400,
+            "context_length_exceeded",
+        ),
         (_ApiError(code="context_length_exceeded"), 400, "context_length_exceeded"),
         (ContextWindowOverflow(), 400, "context_length_exceeded"),
         (_aws("ValidationException", 400, "Input is too long."), 400, "context_length_exceeded"),
