@@ -103,6 +103,15 @@ class Usage(Struct, frozen=True):
     reasoning_tokens: int = 0
 
 
+class KeptState(Struct, frozen=True):
+    """What the agent wants back in the next turn (`Turn.state`), as JSON; the last one counts.
+
+    It is kept with the response, and shown to nobody: neither a client nor its history sees it.
+    """
+
+    state: Mapping[str, Any]
+
+
 class Finish(Struct, frozen=True):
     """Ends the response: `stop`, or incomplete by `max_output_tokens` or `content_filter`."""
 
@@ -121,6 +130,7 @@ AgentEvent: TypeAlias = (
     | ToolFinished
     | OutputItem
     | Usage
+    | KeptState
     | Finish
 )
 
@@ -161,7 +171,8 @@ class Turn(Struct, frozen=True, kw_only=True):
     Responses API's item shapes with content as parts. `options` holds those request fields that
     were allowed (`accepts`, or the channel's `allowed_options`); nothing else of the caller's
     choosing arrives. `principal` and `isolation_keys` come from the authenticated key;
-    `safety_identifier` is the caller's own text and proves nothing.
+    `safety_identifier` is the caller's own text and proves nothing. `state` is what the agent kept
+    (`KeptState`) in the newest turn before this one that kept anything; a fork gets that of its own past.
     """
 
     input: Sequence[Item]
@@ -178,6 +189,7 @@ class Turn(Struct, frozen=True, kw_only=True):
     principal: Principal | None = None
     isolation_keys: IsolationKeys | None = None
     safety_identifier: str | None = None
+    state: Mapping[str, Any] | None = None
 
     @property
     def items(self) -> list[Item]:

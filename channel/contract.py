@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field, replace
 from typing import (
     Any,
+    Final,
     Generic,
     Literal,
     NamedTuple,
@@ -22,6 +23,9 @@ from channel.faults import HookError
 from channel.jobs import JobHandler
 from channel.responses.protocol.items import Item
 
+
+STATE: Final = "state"
+"""The attribute of a `ChannelRequest` that holds what the agent kept (`Turn.state`)."""
 
 SessionMode: TypeAlias = Literal["auto", "required", "disabled"]
 """Whether a request uses a session where there is one, must have one (409), or has none."""

@@ -41,12 +41,14 @@ class StoreError(Exception):
 class StoredTurn(Struct, frozen=True, gc=False, omit_defaults=True):
     """One turn as it is kept: its own new input items (normalised, with ids) and its response.
 
-    `job` is what a worker needs to run a turn that was only begun: a finished one has none.
+    `job` is what a worker needs to run a turn that was only begun: a finished one has none. `state` is
+    what the agent wants back in the next turn (`KeptState`), where it wants anything.
     """
 
     input: list[Item]
     response: Response
     job: dict[str, Any] | None = None
+    state: dict[str, Any] | None = None
 
 
 class ConcludedError(Exception):

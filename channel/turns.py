@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from channel.agent import Turn
-from channel.contract import ChannelRequest
+from channel.contract import STATE, ChannelRequest
 
 
 _encode = msgspec.json.Encoder().encode
@@ -32,6 +32,7 @@ def turn_of(request: ChannelRequest) -> Turn:
         principal=request.caller.principal,
         isolation_keys=request.caller.keys,
         safety_identifier=request.identity.native_id if request.identity else None,
+        state=_copied(request.attributes.get(STATE)),
     )
 
 

@@ -48,6 +48,7 @@ from channel.agent import (
     AgentEvent,
     Finish,
     FunctionCallDelta,
+    KeptState,
     OutputItem,
     ReasoningDelta,
     ToolFinished,
@@ -59,7 +60,12 @@ from channel.agent import (
 from channel.agents.media import Media
 from channel.agents.own_task import in_own_task
 from channel.agents.provider_errors import turn_error_of
-from channel.agents.pydantic_ai_messages import approval_request, conversation_of, wanted_back
+from channel.agents.pydantic_ai_messages import (
+    approval_request,
+    conversation_of,
+    state_of,
+    wanted_back,
+)
 from channel.agents.reading import (
     ClientTool,
     client_tools,
@@ -112,6 +118,8 @@ def adapt(
         _require_own_names(target, {tool.name for tool in tools})
         told = _Telling({tool.name for tool in tools}, is_text=output is str)
         given = conversation_of(turn, _takes_url(target))
+        if turn.state:
+            yield KeptState({})
         running: Any = target.run_stream_events(
             given.prompt,
             message_history=given.messages,
@@ -198,6 +206,7 @@ class _Telling:
         if isinstance(output, DeferredToolRequests):
             for part in output.approvals:
                 yield OutputItem(approval_request(part))
+            yield KeptState(state_of(output.approvals))
         elif not self._is_text and not isinstance(output, BinaryContent):
             yield output if isinstance(output, str) else to_json(output).decode()
 

@@ -1,6 +1,6 @@
 """Items of a turn as Pydantic AI's messages; what its thinking parts want back, as one opaque text."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import msgspec
@@ -22,7 +22,7 @@ from pydantic_ai.messages import (
 )
 from pydantic_ai.tools import DeferredToolApprovalResult, DeferredToolResults, ToolDenied
 
-from channel.agent import Turn
+from channel.agent import Turn, TurnError
 from channel.agents.media import Media, media_of
 from channel.agents.reading import (
     is_instruction,
@@ -35,6 +35,7 @@ from channel.responses.protocol.items import Item, text_of
 
 
 _APPROVAL: Final = "mcpr_"
+_WAITING: Final = "waiting"
 TakesUrl = Callable[[Media], bool]
 
 
@@ -59,17 +60,26 @@ def conversation_of(turn: Turn, takes_url: TakesUrl) -> Conversation:
     """Return the turn's items as requests and responses, ending where the model is to go on.
 
     System and developer messages are left out: they are instructions. `takes_url` says which media
-    the model fetches by itself; the content of any other must be there (`TurnError` 400 if not).
+    the model fetches by itself; the content of any other must be there. Raises `TurnError` (400) if
+    not, and for approvals that are not those of the calls that wait.
     """
-    approvals = _approvals(turn.input)
-    if not approvals:
-        messages = _messages(turn.items, takes_url, frozenset())
+    answers = _approvals(turn.input)
+    if not answers:
+        messages = _messages(turn.items, takes_url)
         if not messages or isinstance(messages[-1], ModelResponse):
             messages.append(ModelRequest(parts=[]))
         return Conversation(messages)
     # The calls stay open: the run ends them, by running what is approved.
-    messages = _messages(turn.history, takes_url, approvals.keys())
-    results = DeferredToolResults(approvals=approvals)
+    messages = _messages(turn.history, takes_url)
+    calls = _waiting(turn)
+    if answers.keys() != {call.tool_call_id for call in calls}:
+        msg = "The approvals must be those of the calls that wait, and of all of them."
+        raise TurnError(msg, code="invalid_value", status=400, param="input")
+    if messages and isinstance(response := messages[-1], ModelResponse):
+        response.parts = [*response.parts, *calls]
+    else:
+        messages.append(ModelResponse(parts=[*calls]))
+    results = DeferredToolResults(approvals=answers)
     prompt: list[UserContent] = []
     for item in turn.input:
         part = _request_part(item, {}, takes_url)
@@ -78,6 +88,13 @@ def conversation_of(turn: Turn, takes_url: TakesUrl) -> Conversation:
         elif isinstance(part, UserPromptPart):
             prompt += [part.content] if isinstance(part.content, str) else part.content
     return Conversation(messages, results, prompt or None)
+
+
+def state_of(calls: Iterable[ToolCallPart]) -> dict[str, Any]:
+    """Return the calls that wait for approval, as they are kept: what a client says of them is no proof."""
+    return {
+        _WAITING: {call.tool_call_id: [call.tool_name, call.args_as_json_str()] for call in calls}
+    }
 
 
 def approval_request(part: ToolCallPart) -> Item:
@@ -114,9 +131,12 @@ def _approvals(given: Iterable[Item]) -> dict[str, bool | DeferredToolApprovalRe
     return approvals
 
 
-def _messages(
-    items: Iterable[Item], takes_url: TakesUrl, awaited: Collection[str]
-) -> list[ModelMessage]:
+def _waiting(turn: Turn) -> list[ToolCallPart]:
+    waiting = (turn.state or {}).get(_WAITING) or {}
+    return [ToolCallPart(name, args, call_id) for call_id, (name, args) in waiting.items()]
+
+
+def _messages(items: Iterable[Item], takes_url: TakesUrl) -> list[ModelMessage]:
     messages: list[ModelMessage] = []
     names: dict[str, str] = {}
     for item in with_own_tools(items):
@@ -125,7 +145,7 @@ def _messages(
                 request.parts = [*request.parts, asked]
             else:
                 messages.append(ModelRequest(parts=[asked]))
-        elif (answered := _response_part(item, awaited)) is not None:
+        elif (answered := _response_part(item)) is not None:
             if messages and isinstance(response := messages[-1], ModelResponse):
                 response.parts = [*response.parts, answered]
             else:
@@ -169,19 +189,13 @@ def _media(media: Media, takes_url: TakesUrl) -> UserContent:
     return BinaryContent(data.content, media_type=data.media_type)
 
 
-def _response_part(item: Item, awaited: Collection[str]) -> ModelResponsePart | None:
+def _response_part(item: Item) -> ModelResponsePart | None:
     match item:
         case {"type": "message", "role": "assistant"}:
             refusals = [part.get("refusal") or "" for part in parts_of(item)]
             return TextPart(text_of(item) + "".join(refusals))
         case {"type": "function_call", "call_id": str(call_id), "name": str(name)}:
             return ToolCallPart(name, item.get("arguments"), call_id)
-        case {"type": "mcp_approval_request", "id": str(request_id), "name": str(name)}:
-            call_id = request_id.removeprefix(_APPROVAL)
-            # One that nobody answers any more is as if it had not been.
-            return (
-                ToolCallPart(name, item.get("arguments"), call_id) if call_id in awaited else None
-            )
         case {"type": "reasoning"}:
             return _thinking(item)
         case _:

@@ -33,6 +33,13 @@ FRAMEWORKS: Final = (
         "Microsoft Agent Framework", "agent_framework", ("run", "create_session", "get_session")
     ),
     Framework("Microsoft Agent Framework", "agent_framework", ("run", "executors", "edge_groups")),
+    # A functional workflow, and its definition, which makes as many as one likes.
+    Framework(
+        "Microsoft Agent Framework", "agent_framework", ("run", "as_agent", "graph_signature_hash")
+    ),
+    Framework(
+        "Microsoft Agent Framework", "agent_framework", ("build", "description", "__wrapped__")
+    ),
     Framework(
         "OpenAI Agents SDK", "openai_agents", ("handoffs", "get_all_tools", "get_system_prompt")
     ),

@@ -12,6 +12,7 @@ from msgspec import Struct
 from channel.agent import AgentEvent, accepted_options
 from channel.auth import Caller
 from channel.contract import (
+    STATE,
     ChannelContext,
     ChannelIdentity,
     ChannelRequest,
@@ -425,6 +426,8 @@ class ResponseOperations:
         save: Save | None = prepared.local.keep if prepared.local else None
         if response.store or prepared.hold is not None:  # a conversation keeps all of its turns
             save = partial(self._store.save, asked.caller.keys, branch)
+        if (state := _state_after(branch.turns)) is not None:
+            asked = replace(asked, attributes={**asked.attributes, STATE: state})
         start = self.windows.start(asked, truncation=response.truncation)
         return TurnRun(
             stream,
@@ -472,6 +475,11 @@ def history_of(turns: Iterable[StoredTurn]) -> list[Item]:
         history += turn.input
         history += [item for item in turn.response.output if not _is_unfinished_call(item)]
     return history
+
+
+def _state_after(turns: Sequence[StoredTurn]) -> dict[str, Any] | None:
+    """Return what the agent kept in the newest of the turns that has it kept anything."""
+    return next((turn.state for turn in reversed(turns) if turn.state is not None), None)
 
 
 def _is_unfinished_call(item: Item) -> bool:

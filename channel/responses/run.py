@@ -383,7 +383,7 @@ class TurnRun:
     async def _keep(self, save: Save) -> None:
         """Store the turn; one that is too large is stored as failed, without its payload."""
         try:
-            await save(StoredTurn([*self._input], self.response))
+            await save(StoredTurn([*self._input], self.response, state=self._stream.state))
         except TurnTooLargeError:
             failure = ResponseFailure("server_error", "The response is too large to be stored.")
             self._stream.settle(Status.FAILED, now=self._now(), failure=failure)
@@ -393,7 +393,7 @@ class TurnRun:
             if not self._is_background:
                 raise
             # It may have happened all the same, and nobody waits: the second one would meet itself.
-            await save(StoredTurn([*self._input], self.response))
+            await save(StoredTurn([*self._input], self.response, state=self._stream.state))
 
     def _failure(self, error: BaseException) -> ResponseFailure:
         if isinstance(error, TurnError):

@@ -8,6 +8,7 @@ from channel.agent import (
     Finish,
     FunctionCall,
     FunctionCallDelta,
+    KeptState,
     OutputItem,
     ReasoningDelta,
     RefusalDelta,
@@ -22,7 +23,7 @@ from channel.responses.protocol.said import AgentEventError
 from channel.responses.protocol.stream import ResponseStream
 
 
-def say(  # noqa: C901, PLR0911 - one case for each agent event
+def say(  # noqa: C901, PLR0911, PLR0912 - one case for each agent event
     stream: ResponseStream, event: AgentEvent, now: Callable[[], int]
 ) -> list[StreamEvent]:
     """Return the stream events that the agent event causes; raises `AgentEventError`."""
@@ -55,6 +56,8 @@ def say(  # noqa: C901, PLR0911 - one case for each agent event
                 cache_write_tokens=event.cache_write_tokens,
                 reasoning_tokens=event.reasoning_tokens,
             )
+        case KeptState(state):
+            return stream.keep_state(state)
         case Finish(reason):
             return _finish(stream, reason, now())
     msg = f"an agent yielded {type(event).__name__}, which is no agent event"

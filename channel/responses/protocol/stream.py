@@ -119,6 +119,7 @@ class ResponseStream:
         self._call_ids: set[str] = set()
         self._usage: ResponseUsage | None = None
         self._is_ended = False
+        self.state: dict[str, Any] | None = None  # what the agent wants back in the next turn
 
     def start(self) -> list[StreamEvent]:
         """Return `response.created` and `response.in_progress`; of a queued one, what follows `queue`."""
@@ -203,7 +204,7 @@ class ResponseStream:
     def tool_started(
         self, call_id: str, name: str, arguments: str, server_label: str
     ) -> list[StreamEvent]:
-        """Note that the agent runs a tool of its own; silent unless tools are shown, and beyond the cap."""
+        """Note that the agent runs a tool of its own; unless it is shown, it only ends what is open."""
         self._require_unsettled()
         if call_id in self._activities:
             msg = "a tool started twice under one call id"
@@ -211,10 +212,11 @@ class ResponseStream:
         plain = encodable(name), encodable(arguments), encodable(server_label)
         limit = self._tools.max_activities
         is_shown = self._shows_tools and (limit is None or len(self._activities) < limit)
-        caused = self._make_room() if is_shown else []
+        # What is said after it is not the sentence before it.
+        caused = self._make_room() if is_shown else self._close_open()
         self._activities.add(call_id)
         if not is_shown:
-            return []
+            return caused
         activity = self._running[call_id] = Activity(*self._place("mcp_call"), *plain)
         return caused + activity.added(self._next)
 
@@ -296,6 +298,12 @@ class ResponseStream:
             ),
             total_tokens=total_in + total_out,
         )
+        return []
+
+    def keep_state(self, state: Mapping[str, Any]) -> list[StreamEvent]:
+        """Note what is kept with the response and told to nobody."""
+        self._require_unsettled()
+        self.state = plain_object(state, "a state")
         return []
 
     def settle(
