@@ -214,6 +214,36 @@ def test_the_role_reaches_guardrails_only_where_a_model_has_one() -> None:
     assert template()["Parameters"]["BedrockGuardrail"]["Default"] == ""
 
 
+def test_the_role_reads_the_secret_of_an_upstreams_key_only_where_there_is_one() -> None:
+    policy = resources()["OpenAIApiKeyPolicy"]["Properties"]
+    (statement,) = policy["PolicyDocument"]["Statement"]
+
+    assert made_where("HasOpenAIApiKeySecret") == ["AWS::IAM::Policy"]
+    assert policy["Roles"] == [{"Ref": "Role"}]
+    assert statement["Action"] == "secretsmanager:GetSecretValue"
+    assert statement["Resource"] == {"Ref": "OpenAIApiKeySecret"}
+    assert template()["Parameters"]["OpenAIApiKeySecret"]["Default"] == ""
+
+
+@pytest.mark.parametrize(
+    ("secret", "is_allowed"),
+    [
+        ("", True),
+        ("arn:aws:secretsmanager:eu-west-1:123456789012:secret:openai/key-AbCdEf", True),
+        ("arn:aws:secretsmanager:eu-west-1:123456789012:secret:*", False),
+        ("arn:aws:secretsmanager:eu-west-1:123456789012:secret:openai/key-*", False),
+        ("sk-the-key-itself", False),
+    ],
+)
+def test_the_secret_of_an_upstreams_key_is_one_whole_arn(secret: str, is_allowed: bool) -> None:
+    pattern = template()["Parameters"]["OpenAIApiKeySecret"]["AllowedPattern"]
+
+    assert bool(re.match(pattern, secret)) is is_allowed
+    if is_allowed:
+        settings = Settings.from_env({"OPENAI_API_KEY_SECRET": secret})
+        assert (settings.openai_api_key_secret or "") == secret
+
+
 @pytest.mark.parametrize(
     ("agent", "is_allowed"),
     [
