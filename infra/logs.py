@@ -11,6 +11,21 @@ from infra.settings import Settings
 LOGGERS: Final = ("channel", "handler", "infra", "mangum")
 TALKATIVE: Final = ("boto3", "botocore", "s3transfer", "urllib3")
 """At DEBUG these write whole requests: signatures, the tenants' secret, and everybody's words."""
+FRAMEWORKS: Final = frozenset(
+    {
+        *(
+            "agent_framework",
+            "agents",
+            "httpx",
+            "httpx2",
+            "langchain",
+            "langchain_core",
+            "langgraph",
+        ),
+        *("langsmith", "mcp", "openai", "openai-agents", "pydantic_ai", "strands"),
+    }
+)
+"""Their warnings quote the arguments of tools and the texts of exceptions, which may be a user's."""
 
 
 def log_readably(settings: Settings) -> None:
@@ -30,7 +45,7 @@ def log_to(handler: logging.Handler, settings: Settings) -> None:
     if not settings.log_sensitive:
         for name in TALKATIVE:
             logging.getLogger(name).setLevel(logging.INFO)
-    for name in LOGGERS:
+    for name in LOGGERS if settings.log_sensitive else (*LOGGERS, *FRAMEWORKS):
         logger = logging.getLogger(name)
         logger.setLevel(settings.log_level)
         logger.handlers = [handler]
@@ -46,10 +61,12 @@ def _name_request(record: logging.LogRecord) -> bool:
 
 
 def _hide_text(record: logging.LogRecord) -> bool:
-    """Replace an exception by its types and places: its text may be the user's."""
+    """Replace an exception, and what a framework says, by types and places: a text may be the user's."""
     if record.exc_info and record.exc_info[1]:
         vars(record).update(fault_facts(record.exc_info[1]))
     record.exc_info = record.exc_text = None
+    if record.name.partition(".")[0] in FRAMEWORKS:
+        record.msg, record.args = f"{record.name} logged at {record.filename}:{record.lineno}", ()
     return True
 
 

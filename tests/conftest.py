@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 
 from channel.faults import SENSITIVE
-from infra.logs import LOGGERS
+from infra.logs import FRAMEWORKS, LOGGERS
 
 
 # A change is judged by the same examples as the one before it; `--hypothesis-profile=explore` finds new ones.
@@ -24,7 +24,7 @@ def anyio_backend() -> str:
 @pytest.fixture(autouse=True)
 def _loggers_as_before() -> Iterator[None]:
     """Undo what a test, or what it starts, makes of the project's loggers."""
-    loggers = [*map(logging.getLogger, LOGGERS), SENSITIVE]
+    loggers = [*map(logging.getLogger, (*LOGGERS, *FRAMEWORKS)), SENSITIVE]
     before = [(each, each.level, each.handlers, each.propagate) for each in loggers]
     yield
     for each, level, handlers, propagate in before:

@@ -121,6 +121,24 @@ def test_a_terminal_gets_one_readable_line_with_the_facts(
     assert rest == ["    a.py:1", "    b.py:2"]
 
 
+def test_what_a_framework_logs_is_shown_by_its_place_only(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log_readably(Settings())
+    logging.getLogger("strands.tools.executors").warning("arguments=%s", "my secret")
+
+    told = capsys.readouterr().err
+    assert "strands.tools.executors logged at test_telemetry.py:" in told
+    assert "my secret" not in told
+
+
+def test_what_a_framework_logs_is_left_as_it_is_for_those_who_asked_for_it() -> None:
+    log_readably(Settings(log_sensitive=True))
+
+    logger = logging.getLogger("strands")
+    assert (logger.handlers, logger.propagate) == ([], True)
+
+
 def test_libraries_that_write_whole_requests_at_debug_are_kept_quiet() -> None:
     names = ("boto3", "botocore", "urllib3")
     was = {name: logging.getLogger(name).level for name in names}
