@@ -215,6 +215,7 @@ class Agent(Protocol):
     - `count_input_tokens(turn) -> int`, sync or async: its own count, in place of an estimate
     - `compact(turn) -> str`, sync or async: its own summary of `turn.items`, in place of its answer
       when it is asked for one
+    - `aclose()`, async: lets go of what it holds, such as connections, when its server stops
     """
 
     def __call__(self, turn: Turn, /) -> AsyncIterator[AgentEvent]:

@@ -67,7 +67,7 @@ class AgentHost:
         return _App(
             routes=_routes(contributions),
             middleware=self._middleware(),
-            lifespan=_lifespan(self._contributions),
+            lifespan=_lifespan(self._contributions, self.target),
         )
 
     @cached_property
@@ -180,10 +180,12 @@ def _cors(origins: Sequence[str]) -> Middleware:
 
 
 def _lifespan(
-    contributions: Sequence[ChannelContribution],
+    contributions: Sequence[ChannelContribution], target: Agent
 ) -> Callable[[Starlette], Any]:
     startup = [callback for each in contributions for callback in each.on_startup]
     shutdown = [callback for each in contributions for callback in each.on_shutdown]
+    if (close := getattr(target, "aclose", None)) is not None:
+        shutdown.append(close)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:

@@ -10,7 +10,7 @@ from channel.agent import Agent, AgentEvent, Turn, accepted_options, accepts
 from channel.agents.recognition import FRAMEWORKS, framework_of
 
 
-_ATTRIBUTES: Final = ("compact", "count_input_tokens", "max_input_tokens")
+_ATTRIBUTES: Final = ("aclose", "compact", "count_input_tokens", "max_input_tokens")
 _NAMES: Final = ", ".join(dict.fromkeys(framework.name for framework in FRAMEWORKS))
 _AGENTS: Final = f"an agent is an async def over a Turn, or one of {_NAMES}"
 _PACKAGES: Final = {

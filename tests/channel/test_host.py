@@ -292,6 +292,21 @@ async def test_every_channel_is_started_and_stopped_in_order() -> None:
     assert await life.failure() is None
 
 
+async def test_an_agent_lets_go_of_what_it_holds_when_the_app_stops() -> None:
+    lines: list[str] = []
+
+    async def agent(turn: Turn) -> AsyncIterator[str]:
+        yield turn.text
+
+    agent.aclose = noting(lines, "agent closed")  # type: ignore[attr-defined]
+    life = Life(AgentHost(agent, channels=[]))
+
+    assert await life.ask("startup") == "startup.complete"
+    assert lines == []
+    assert await life.ask("shutdown") == "shutdown.complete"
+    assert lines == ["agent closed"]
+
+
 @pytest.mark.parametrize("phase", ["startup", "shutdown"])
 async def test_every_callback_runs_and_is_logged_by_name_and_the_first_failure_is_raised(
     phase: str, caplog: pytest.LogCaptureFixture
