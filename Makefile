@@ -3,7 +3,7 @@
 
 .SHELLFLAGS := -eu -c
 .DEFAULT_GOAL := help
-.PHONY: help run url keys webhooks test check bench build build-ResponsesFunction start-api deploy requirements clean
+.PHONY: help run new test-agent url keys webhooks test check bench build build-ResponsesFunction start-api deploy requirements clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,6 +18,13 @@ help: ## this list
 
 run: $(VENV)/.local-stamp $(AGENT_STAMP) ## local server with an embedded table and the demo agent (PORT=, AGENT=)
 	@exec $(BIN)/lambda-responses run
+
+new: $(VENV)/.local-stamp ## a minimal agent in agent/ (FRAMEWORK=plain, agent-framework, openai-agents, langgraph, strands, pydantic-ai, bedrock or openai)
+	@$(BIN)/lambda-responses new $(if $(FRAMEWORK),--framework $(FRAMEWORK))
+
+test-agent: $(VENV)/.local-stamp $(AGENT_STAMP) ## the tests in agent/
+	@$(BIN)/python -c "import pytest" 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check pytest -c requirements-dev.txt
+	@$(BIN)/python -m pytest -W default $(ARGS) agent
 
 url: $(VENV)/.local-stamp $(AGENT_STAMP) ## local function URL: the streaming loop, as Lambda runs it (PORT=8100, ARGS="--help")
 	@exec $(BIN)/lambda-responses url --port $${PORT:-8100} $(ARGS)
@@ -78,7 +85,7 @@ build-ResponsesFunction: | $(BIN)/python
 	@cd "$(ARTIFACTS_DIR)" && echo "Packages:" *.dist-info | sed 's/\.dist-info//g' | fold -s -w 100
 
 # What people use and Lambda does not; its packages are not in the zip either.
-LOCAL_ONLY := cli.py cli_webhooks.py embedded.py emulator local.py start_api.py template_check.py
+LOCAL_ONLY := cli.py cli_new.py cli_webhooks.py embedded.py emulator local.py new start_api.py template_check.py
 MEGABYTES := import os, sys; print(round(sum(os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(sys.argv[1]) for name in names) / 1e6, 1))
 
 # Bytecode only counts when Lambda's own version wrote it; hash-based, since a zip changes file times.

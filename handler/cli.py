@@ -13,6 +13,7 @@ import click
 from botocore.exceptions import NoRegionError
 
 from channel.ports import StoreError
+from handler.cli_new import new
 from handler.cli_webhooks import webhooks
 from infra import api_keys
 from infra.dynamodb.client import make_client
@@ -114,6 +115,7 @@ def check_template(path: Path) -> None:
     click.echo(f"{path}: doors and functions agree on streaming.", err=True)
 
 
+main.add_command(new)
 main.add_command(webhooks)
 
 

@@ -1,6 +1,16 @@
 """A row of the benchmark's table: ours, the floor's, their ratio and the bar."""
 
 from dataclasses import dataclass
+from typing import Protocol
+
+
+class Line(Protocol):
+    """What a part measured: printed as it is."""
+
+    @property
+    def is_met(self) -> bool:
+        """Whether its bar is met, where it has one."""
+        ...
 
 
 @dataclass(frozen=True)

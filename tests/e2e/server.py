@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 
@@ -13,18 +14,24 @@ START_S = 30.0
 
 
 @contextmanager
-def running(**environ: str) -> Iterator[str]:
-    """Start `lambda-responses run`; give its root URL once it is ready, and stop it at the end."""
-    with process(**environ) as (root, _):
+def running(folder: Path | None = None, **environ: str) -> Iterator[str]:
+    """Start `lambda-responses run` in a folder (default: this one); give its root URL once it is ready.
+
+    It is stopped at the end.
+    """
+    with process(folder, **environ) as (root, _):
         yield root
 
 
 @contextmanager
-def process(**environ: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def process(
+    folder: Path | None = None, **environ: str
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """Start `lambda-responses run`; give its root URL, and the process, which a test may kill."""
     command = [sys.executable, "-c", "from handler.cli import main; main(['run'])"]
     with subprocess.Popen(
         command,
+        cwd=folder,
         env={"PORT": "0", "DEMO_DELAY_MS": "0", **environ},
         stdout=subprocess.PIPE,
         text=True,

@@ -1,0 +1,1 @@
+"""What is served and deployed: `AGENT=agent.assistant:agent`."""
