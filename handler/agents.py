@@ -52,7 +52,7 @@ def _bedrock(settings: Settings, model_id: str) -> Agent:
 
 
 def _upstream(settings: Settings, reference: str) -> Agent:
-    from channel.agents.openai_reference import OPENAI, parse_reference
+    from channel.agents.openai_wire.reference import OPENAI, parse_reference
 
     given = parse_reference(reference)
     api_key: str | Callable[[], Awaitable[str]] | None = settings.openai_api_key

@@ -10,9 +10,9 @@ from typing import Any, Final, Protocol
 
 from channel.agent import Agent, AgentEvent, Turn, TurnError, accepts
 from channel.agents.blocking import BlockingStream, off_loop
-from channel.agents.converse_models import model_of
-from channel.agents.converse_reply import Reply
-from channel.agents.converse_request import ConverseOptions, count_request_of, request_of
+from channel.agents.converse.models import model_of
+from channel.agents.converse.reply import Reply
+from channel.agents.converse.request import ConverseOptions, count_request_of, request_of
 from channel.agents.provider_errors import turn_error_of
 from channel.faults import log_fault
 from channel.responses.windows.tokens import estimated_input_tokens

@@ -21,12 +21,17 @@ from openai import (
 )
 
 from channel.agent import Agent, AgentEvent, Turn, TurnError, accepts
-from channel.agents import openai_chat, openai_responses
-from channel.agents.openai_chat_stream import ChatReader
-from channel.agents.openai_dialect import Refusal, first_dialect, simpler
-from channel.agents.openai_errors import UpstreamError, known_error, unavailable, upstream_error
-from channel.agents.openai_options import UpstreamModel
-from channel.agents.openai_responses_stream import ResponsesReader
+from channel.agents.openai_wire import chat, responses
+from channel.agents.openai_wire.chat_stream import ChatReader
+from channel.agents.openai_wire.dialect import Refusal, first_dialect, simpler
+from channel.agents.openai_wire.errors import (
+    UpstreamError,
+    known_error,
+    unavailable,
+    upstream_error,
+)
+from channel.agents.openai_wire.options import UpstreamModel
+from channel.agents.openai_wire.responses_stream import ResponsesReader
 
 
 SILENCE_S: Final = 900.0
@@ -129,7 +134,7 @@ class _Upstream:
         """
         dialect = known = self._dialect
         while True:
-            wire = openai_chat if dialect.is_chat else openai_responses
+            wire = chat if dialect.is_chat else responses
             body = wire.request_of(turn, model, dialect)
             try:
                 events = await self._post(wire.ROUTE, body)

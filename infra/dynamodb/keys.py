@@ -172,6 +172,47 @@ def run_partition(tenant: str, response_id: str) -> str:
     return f"t#{tenant}#e#{name}"
 
 
+def history_partition(tenant: str, session_id: str) -> str:
+    """Return the partition of what an agent's own history provider keeps of a session."""
+    return f"t#{tenant}#h#{_hashed(session_id)}"
+
+
+def messages_key(number: int) -> str:
+    """Return the sort key of the messages of one run of a session, by the number of the run, from 1."""
+    return f"M#{number:012d}"
+
+
+def messages_range() -> SortKeys:
+    """Return the range of the messages of all runs of a session; no chunks."""
+    return "M#", f"M#{_AFTER_ALL}"
+
+
+def checkpoints_partition(tenant: str, scope: str) -> str:
+    """Return the partition of the checkpoints that a workflow keeps by itself in a scope."""
+    return f"t#{tenant}#w#{_hashed(scope)}"
+
+
+def checkpoint_key(workflow: str, number: int) -> str:
+    """Return the sort key of a checkpoint of a workflow of that name; its checkpoints count from 1."""
+    return f"N#{_hashed(workflow)}#{number:012d}"
+
+
+def checkpoint_range(workflow: str) -> SortKeys:
+    """Return the range of all checkpoints of a workflow of that name; no chunks."""
+    first = f"N#{_hashed(workflow)}#"
+    return first, first + _AFTER_ALL
+
+
+def checkpoint_id_key(checkpoint_id: str) -> str:
+    """Return the sort key of the row that leads from a checkpoint's id to its sort key."""
+    return f"L#{_hashed(checkpoint_id)}"
+
+
+def number_in(sort_key: str) -> int:
+    """Return the number of a run's messages, or of a checkpoint, by its sort key."""
+    return int(sort_key.rpartition("#")[2])
+
+
 def idempotency_partition(tenant: str, key: str) -> str:
     """Return the partition of an idempotency key's row; the key itself is not stored."""
     return f"t#{tenant}#k#{sha256(key.encode()).hexdigest()[:_KEY_DIGITS]}"
@@ -328,6 +369,16 @@ def chunk_range(sort_key: str, checksum: bytes) -> SortKeys:
     return start, start + _AFTER_ALL
 
 
+def blob_chunk_key(sort_key: str, checksum: bytes, index: int) -> str:
+    """Return the sort key of one chunk of a blob; those of a partition's blobs lie apart from its rows."""
+    return chunk_key(f"C{sort_key}", checksum, index)
+
+
+def blob_chunk_range(sort_key: str, checksum: bytes) -> SortKeys:
+    """Return the range of the chunks of a blob."""
+    return chunk_range(f"C{sort_key}", checksum)
+
+
 def is_chunk_key(sort_key: str) -> bool:
     """Whether the row is a chunk of a turn."""
     return sort_key.startswith(_ENTRY_CHUNKS) or sort_key.count("#") > _TURN_SEPARATORS
@@ -338,3 +389,8 @@ def _chunks_of(sort_key: str, checksum: bytes) -> str:
     if sort_key.startswith(_ENTRIES):
         sort_key = _ENTRY_CHUNKS + sort_key.removeprefix(_ENTRIES)
     return f"{sort_key}#c{checksum[:4].hex()}#"
+
+
+def _hashed(name: str) -> str:
+    """Return what stands for a name of somebody else's making, which may be any text."""
+    return sha256(name.encode(errors="surrogatepass")).hexdigest()[:_KEY_DIGITS]

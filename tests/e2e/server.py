@@ -14,7 +14,7 @@ START_S = 30.0
 
 
 @contextmanager
-def running(folder: Path | None = None, **environ: str) -> Iterator[str]:
+def running(folder: Path | None = None, /, **environ: str) -> Iterator[str]:
     """Start `lambda-responses run` in a folder (default: this one); give its root URL once it is ready.
 
     It is stopped at the end.
@@ -25,7 +25,7 @@ def running(folder: Path | None = None, **environ: str) -> Iterator[str]:
 
 @contextmanager
 def process(
-    folder: Path | None = None, **environ: str
+    folder: Path | None = None, /, **environ: str
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """Start `lambda-responses run`; give its root URL, and the process, which a test may kill."""
     command = [sys.executable, "-c", "from handler.cli import main; main(['run'])"]

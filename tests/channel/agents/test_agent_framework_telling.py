@@ -18,9 +18,9 @@ from channel.agent import (
     TurnError,
     Usage,
 )
-from channel.agents.agent_framework_calls import CallError
-from channel.agents.agent_framework_messages import Thought, messages_of, wanted_back
-from channel.agents.agent_framework_telling import ReportedError, Telling
+from channel.agents.agent_framework.calls import CallError
+from channel.agents.agent_framework.messages import Thought, messages_of, wanted_back
+from channel.agents.agent_framework.telling import ReportedError, Telling
 from channel.responses.protocol.items import output_text
 
 

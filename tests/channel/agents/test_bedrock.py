@@ -19,7 +19,7 @@ from channel.agent import (
     Usage,
 )
 from channel.agents.bedrock import converse_agent
-from channel.agents.converse import redacted, signed
+from channel.agents.converse.messages import redacted, signed
 from channel.responses.protocol.items import Item, message
 from channel.responses.windows.tokens import estimated_input_tokens
 from infra.bedrock import make_bedrock_client

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from channel.agent import TurnError
-from channel.agents.converse import (
+from channel.agents.converse.media import DocumentNames
+from channel.agents.converse.messages import (
     ATTACHED,
     BEGINNING,
     NO_OUTPUT,
@@ -16,7 +17,6 @@ from channel.agents.converse import (
     signed,
     tool_use_id,
 )
-from channel.agents.converse_media import DocumentNames
 from channel.responses.protocol.items import Item, message
 
 

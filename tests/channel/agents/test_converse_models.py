@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from channel.agents.converse_models import NEWEST, Reasoning, model_of
+from channel.agents.converse.models import NEWEST, Reasoning, model_of
 
 
 ALL = {"max_output_tokens", "reasoning", "temperature", "text", "top_p"}

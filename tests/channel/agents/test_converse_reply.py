@@ -14,8 +14,8 @@ from channel.agent import (
     TextDelta,
     Usage,
 )
-from channel.agents.converse import redacted, signed
-from channel.agents.converse_reply import Reply, ReplyError, annotation_of, usage_of
+from channel.agents.converse.messages import redacted, signed
+from channel.agents.converse.reply import Reply, ReplyError, annotation_of, usage_of
 
 
 Events = list[dict[str, Any]]

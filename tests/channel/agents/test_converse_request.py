@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from channel.agent import Turn, TurnError
-from channel.agents.converse import signed
-from channel.agents.converse_models import model_of
-from channel.agents.converse_request import (
+from channel.agents.converse.messages import signed
+from channel.agents.converse.models import model_of
+from channel.agents.converse.request import (
     CACHE_POINT,
     ConverseOptions,
     count_request_of,

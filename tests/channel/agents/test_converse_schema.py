@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from channel.agents.converse_schema import closed, is_enforceable
+from channel.agents.converse.schema import closed, is_enforceable
 
 
 OPEN: dict[str, Any] = {"type": "object", "properties": {"a": {"type": "string"}}}

@@ -18,7 +18,7 @@ from openai import AsyncOpenAI
 
 from channel.agent import AgentEvent, ReasoningDelta, Turn, TurnError
 from channel.agents.openai_agents import adapt
-from channel.agents.openai_agents_models import traits_of
+from channel.agents.openai_agents.models import traits_of
 from channel.responses.protocol.items import Item, message
 from tests.channel.agents.frameworks.openai_agents import ScriptedModel, Telling, weather
 from tests.channel.agents.scripts import Call, Say, Spend, Step, Think

@@ -17,11 +17,11 @@ from channel.agent import (
     TurnError,
     Usage,
 )
-from channel.agents.openai_chat import request_of
-from channel.agents.openai_chat_stream import ChatReader
-from channel.agents.openai_dialect import Dialect
-from channel.agents.openai_errors import UpstreamError
-from channel.agents.openai_options import UpstreamModel
+from channel.agents.openai_wire.chat import request_of
+from channel.agents.openai_wire.chat_stream import ChatReader
+from channel.agents.openai_wire.dialect import Dialect
+from channel.agents.openai_wire.errors import UpstreamError
+from channel.agents.openai_wire.options import UpstreamModel
 from channel.isolation import IsolationKeys
 from tests.channel.agents.test_openai_responses import CLOCK, IMAGE, PATCH, turn_of
 

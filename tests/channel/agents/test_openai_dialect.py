@@ -3,7 +3,13 @@
 import pytest
 from msgspec.structs import replace
 
-from channel.agents.openai_dialect import Dialect, Refusal, first_dialect, has_no_route, simpler
+from channel.agents.openai_wire.dialect import (
+    Dialect,
+    Refusal,
+    first_dialect,
+    has_no_route,
+    simpler,
+)
 
 
 RESPONSES = Dialect()

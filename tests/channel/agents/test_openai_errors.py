@@ -4,7 +4,12 @@ from typing import Any
 
 import pytest
 
-from channel.agents.openai_errors import UpstreamError, known_error, unavailable, upstream_error
+from channel.agents.openai_wire.errors import (
+    UpstreamError,
+    known_error,
+    unavailable,
+    upstream_error,
+)
 
 
 SECRET = "secret detail of org-1 and sk-1"

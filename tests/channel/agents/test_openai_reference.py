@@ -2,7 +2,7 @@
 
 import pytest
 
-from channel.agents.openai_reference import OPENAI, UpstreamReference, parse_reference
+from channel.agents.openai_wire.reference import OPENAI, UpstreamReference, parse_reference
 from channel.loading import AgentReferenceError
 
 

@@ -20,11 +20,11 @@ from channel.agent import (
     TurnError,
     Usage,
 )
-from channel.agents.openai_dialect import Dialect
-from channel.agents.openai_errors import UpstreamError
-from channel.agents.openai_options import UpstreamModel
-from channel.agents.openai_responses import request_of
-from channel.agents.openai_responses_stream import ResponsesReader
+from channel.agents.openai_wire.dialect import Dialect
+from channel.agents.openai_wire.errors import UpstreamError
+from channel.agents.openai_wire.options import UpstreamModel
+from channel.agents.openai_wire.responses import request_of
+from channel.agents.openai_wire.responses_stream import ResponsesReader
 from channel.isolation import IsolationKeys
 from channel.responses.protocol.input import input_items, with_ids
 

@@ -20,7 +20,7 @@ from strands.vended_plugins.context_injector import ContextInjector
 from strands.vended_plugins.context_offloader import ContextOffloader
 from strands.vended_plugins.goal import GoalLoop
 
-from channel.agents.strands_copies import copy_of
+from channel.agents.strands.copies import copy_of
 from tests.channel.agents.frameworks.strands import ScriptedModel, weather
 from tests.channel.agents.scripts import Call, Say, Spend
 

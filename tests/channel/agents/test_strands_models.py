@@ -9,7 +9,7 @@ from strands.models import BedrockModel, Model, ModelRouter
 from strands.models.openai import OpenAIModel
 from strands.models.openai_responses import OpenAIResponsesModel
 
-from channel.agents.strands_models import PacedModel, models_of, options_of, tuned
+from channel.agents.strands.models import PacedModel, models_of, options_of, tuned
 from tests.channel.agents.frameworks.strands import ScriptedModel
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from channel.agents.strands_tools import misfit
+from channel.agents.strands.tools import misfit
 
 
 PLACE = {

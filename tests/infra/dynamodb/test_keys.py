@@ -161,3 +161,24 @@ def test_nobody_has_no_tenant_tag(nobody: IsolationKeys) -> None:
 @given(st.text(st.characters(codec=None)))
 def test_any_custom_id_has_a_partition_below_its_tenant(response_id: str) -> None:
     assert re.fullmatch(r"t#T#a#[0-9a-f]{64}", keys.alias_partition("T", response_id))
+
+
+@given(st.text(), st.text(), st.integers(min_value=1, max_value=10**12 - 2))
+def test_what_agents_keep_by_themselves_is_below_their_tenant_by_names_that_are_not_stored(
+    one: str, other: str, number: int
+) -> None:
+    for partition in (keys.history_partition, keys.checkpoints_partition):
+        assert re.fullmatch(r"t#tenant#[hw]#[0-9a-f]{32}", partition("tenant", one))
+        assert (partition("tenant", one) == partition("tenant", other)) is (one == other)
+    for sort_key, (first, last) in (
+        (keys.messages_key(number), keys.messages_range()),
+        (keys.checkpoint_key(one, number), keys.checkpoint_range(one)),
+    ):
+        assert first < sort_key < last
+        assert keys.number_in(sort_key) == number
+        chunk = keys.blob_chunk_key(sort_key, b"sum.", 7)
+        between = keys.blob_chunk_range(sort_key, b"sum.")
+        assert between[0] < chunk < between[1]
+        assert not first < chunk < last
+    assert keys.messages_key(number) < keys.messages_key(number + 1)
+    assert keys.checkpoint_key(one, number) < keys.checkpoint_key(one, number + 1)

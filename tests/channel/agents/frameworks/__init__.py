@@ -7,7 +7,7 @@ from tests.channel.agents.scripts import Scripted
 
 
 NAMES: Final = (
-    "agent_framework", "openai_agents", "langgraph", "strands", "pydantic_ai", "bedrock", "openai_upstream",
+    "agent_framework", "agent_framework_workflow", "openai_agents", "langgraph", "strands", "pydantic_ai", "bedrock", "openai_upstream",
 )  # fmt: skip
 
 

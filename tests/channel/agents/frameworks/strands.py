@@ -8,7 +8,7 @@ from typing import Any, TypedDict, Unpack
 from strands import Agent, tool
 from strands.models import Model
 
-from channel.agents.strands_tools import FinalAnswer
+from channel.agents.strands.tools import FinalAnswer
 from tests.channel.agents.scripts import (
     Call,
     Fail,

@@ -20,8 +20,8 @@ from channel.agent import (
     ToolStarted,
     Usage,
 )
-from channel.agents.openai_agents_calls import GrowingCalls
-from channel.agents.openai_agents_items import packed_reasoning
+from channel.agents.openai_agents.calls import GrowingCalls
+from channel.agents.openai_agents.items import packed_reasoning
 from channel.responses.protocol.items import text_of
 
 

@@ -60,7 +60,7 @@ from channel.agent import (
 from channel.agents.media import Media
 from channel.agents.own_task import in_own_task
 from channel.agents.provider_errors import turn_error_of
-from channel.agents.pydantic_ai_messages import (
+from channel.agents.pydantic_ai.messages import (
     approval_request,
     conversation_of,
     state_of,

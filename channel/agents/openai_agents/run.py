@@ -33,10 +33,10 @@ from channel.agent import (
     TurnError,
     Usage,
 )
-from channel.agents.openai_agents_clones import Clones
-from channel.agents.openai_agents_events import Telling, usage_of
-from channel.agents.openai_agents_items import Asked, Conversation, Unfinished, kept
-from channel.agents.openai_agents_models import Replay
+from channel.agents.openai_agents.clones import Clones
+from channel.agents.openai_agents.events import Telling, usage_of
+from channel.agents.openai_agents.items import Asked, Conversation, Unfinished, kept
+from channel.agents.openai_agents.models import Replay
 from channel.agents.provider_errors import turn_error_of
 from channel.responses.protocol.items import message
 

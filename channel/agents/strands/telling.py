@@ -22,9 +22,9 @@ from channel.agent import (
     TurnError,
     Usage,
 )
-from channel.agents.converse_reply import Reply
-from channel.agents.strands_history import signed_call
-from channel.agents.strands_tools import Called
+from channel.agents.converse.reply import Reply
+from channel.agents.strands.history import signed_call
+from channel.agents.strands.tools import Called
 
 
 _FINISH: Final[Mapping[str, str]] = {

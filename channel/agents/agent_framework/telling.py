@@ -18,8 +18,8 @@ from channel.agent import (
     TurnError,
     Usage,
 )
-from channel.agents.agent_framework_calls import Calls, arguments_of, extension
-from channel.agents.agent_framework_messages import (
+from channel.agents.agent_framework.calls import Calls, arguments_of, extension
+from channel.agents.agent_framework.messages import (
     OUTPUT_KIND,
     RAW_REASONING,
     REFUSAL,

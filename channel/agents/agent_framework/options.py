@@ -7,7 +7,7 @@ from typing import Any, Final
 from agent_framework import FunctionTool, RawAgent
 
 from channel.agent import Turn
-from channel.agents.agent_framework_sessions import HistorySource
+from channel.agents.agent_framework.sessions import HistorySource
 from channel.agents.reading import (
     ClientTool,
     client_tools,

@@ -6,7 +6,7 @@ from typing import Any
 from agent_framework import Content, Message
 
 from channel.agent import TurnError
-from channel.agents.agent_framework_messages import add_to_answer, messages_of
+from channel.agents.agent_framework.messages import add_to_answer, messages_of
 from channel.responses.protocol.items import Item
 
 

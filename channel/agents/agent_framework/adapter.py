@@ -19,8 +19,8 @@ from agent_framework.exceptions import AgentContentFilterException, ChatClientCo
 from msgspec import Struct
 
 from channel.agent import Agent, AgentEvent, Finish, KeptState, Turn, accepts
-from channel.agents.agent_framework_messages import messages_of
-from channel.agents.agent_framework_options import (
+from channel.agents.agent_framework.messages import messages_of
+from channel.agents.agent_framework.options import (
     accepted,
     declaration,
     options_of,
@@ -28,14 +28,14 @@ from channel.agents.agent_framework_options import (
     safe_tools,
     tools_of,
 )
-from channel.agents.agent_framework_pauses import (
+from channel.agents.agent_framework.pauses import (
     answers_to,
     calls_of,
     history_of,
     is_answered,
     restored,
 )
-from channel.agents.agent_framework_sessions import (
+from channel.agents.agent_framework.sessions import (
     Gate,
     HistorySource,
     Kept,
@@ -46,7 +46,7 @@ from channel.agents.agent_framework_sessions import (
     session_for,
     state_of,
 )
-from channel.agents.agent_framework_telling import Telling
+from channel.agents.agent_framework.telling import Telling
 from channel.agents.own_task import in_own_task
 from channel.agents.provider_errors import turn_error_of
 from channel.agents.reading import ClientTool, instructions_of
@@ -128,7 +128,7 @@ def adapt(
 
 
 def _adapted_workflow(target: Any, fresh: Callable[[], Any] | None) -> Agent:
-    from channel.agents.agent_framework_workflow import (  # noqa: PLC0415 - only for workflows
+    from channel.agents.agent_framework.workflow import (  # noqa: PLC0415 - only for workflows
         adapt_workflow,
     )
 

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from channel.agent import KeptState, Turn, TurnError
 from channel.agents.media import Media, media_of
-from channel.agents.openai_agents_models import Traits
+from channel.agents.openai_agents.models import Traits
 from channel.agents.reading import parts_of, with_own_tools
 from channel.responses.protocol.items import Item
 

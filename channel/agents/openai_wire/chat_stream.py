@@ -15,8 +15,8 @@ from channel.agent import (
     ReasoningDelta,
     RefusalDelta,
 )
-from channel.agents.openai_errors import CUT_OFF, UpstreamError, upstream_error
-from channel.agents.openai_options import CHAT_REASONING, usage_of
+from channel.agents.openai_wire.errors import CUT_OFF, UpstreamError, upstream_error
+from channel.agents.openai_wire.options import CHAT_REASONING, usage_of
 
 
 _LIMITS: Final = {

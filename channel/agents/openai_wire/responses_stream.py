@@ -17,8 +17,8 @@ from channel.agent import (
     ToolFinished,
     ToolStarted,
 )
-from channel.agents.openai_errors import CUT_OFF, UpstreamError, upstream_error
-from channel.agents.openai_options import usage_of
+from channel.agents.openai_wire.errors import CUT_OFF, UpstreamError, upstream_error
+from channel.agents.openai_wire.options import usage_of
 from channel.responses.protocol.items import Item
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final, TypeAlias
 
-from channel.agents.converse_media import DocumentNames, media_block
+from channel.agents.converse.media import DocumentNames, media_block
 from channel.agents.media import media_of
 from channel.agents.reading import parts_of, summary_of, unsupported, with_own_tools
 from channel.responses.protocol.items import Item

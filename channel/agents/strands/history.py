@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 from channel.agent import Turn
-from channel.agents.converse import Block, Message, messages_of, tool_use_id
+from channel.agents.converse.messages import Block, Message, messages_of, tool_use_id
 from channel.agents.reading import unsupported
 from channel.responses.protocol.items import Item
 

@@ -8,9 +8,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from channel.agent import Turn
-from channel.agents.converse import Block, Message, messages_of, tool_name
-from channel.agents.converse_models import Model, Reasoning
-from channel.agents.converse_schema import closed, is_enforceable
+from channel.agents.converse.messages import Block, Message, messages_of, tool_name
+from channel.agents.converse.models import Model, Reasoning
+from channel.agents.converse.schema import closed, is_enforceable
 from channel.agents.reading import (
     ClientTool,
     JsonFormat,

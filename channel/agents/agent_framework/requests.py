@@ -13,8 +13,8 @@ import msgspec
 from agent_framework import AgentResponseUpdate, Content, WorkflowEvent
 
 from channel.agent import TurnError
-from channel.agents.agent_framework_messages import messages_of
-from channel.agents.agent_framework_outputs import text_of
+from channel.agents.agent_framework.messages import messages_of
+from channel.agents.agent_framework.outputs import text_of
 from channel.agents.reading import is_instruction, output_of
 from channel.responses.protocol.items import Item, text_of as message_text_of
 

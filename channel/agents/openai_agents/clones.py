@@ -22,7 +22,7 @@ from agents import (
 from agents.tool_context import ToolContext
 
 from channel.agent import Turn
-from channel.agents.openai_agents_models import model_of, own_settings, traits_of
+from channel.agents.openai_agents.models import model_of, own_settings, traits_of
 from channel.agents.reading import ClientTool, JsonFormat, json_format, tool_mode, unsupported
 
 

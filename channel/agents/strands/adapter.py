@@ -30,11 +30,11 @@ from channel.agents.reading import (
     tool_mode,
     unsupported,
 )
-from channel.agents.strands_copies import copy_of, silence
-from channel.agents.strands_history import conversation_of, split_conversation
-from channel.agents.strands_models import PacedModel, models_of, options_of, tuned
-from channel.agents.strands_telling import Telling
-from channel.agents.strands_tools import DeclaredTool, FinalAnswer, wanted_form
+from channel.agents.strands.copies import copy_of, silence
+from channel.agents.strands.history import conversation_of, split_conversation
+from channel.agents.strands.models import PacedModel, models_of, options_of, tuned
+from channel.agents.strands.telling import Telling
+from channel.agents.strands.tools import DeclaredTool, FinalAnswer, wanted_form
 
 
 def adapt(

@@ -5,8 +5,8 @@ from itertools import takewhile
 from typing import Any, Final
 
 from channel.agent import Turn
-from channel.agents.openai_dialect import Dialect
-from channel.agents.openai_options import (
+from channel.agents.openai_wire.dialect import Dialect
+from channel.agents.openai_wire.options import (
     CHAT_REASONING,
     UpstreamModel,
     media_part,

@@ -20,7 +20,7 @@ from channel.agent import (
     TextDelta,
     Usage,
 )
-from channel.agents.converse import redacted, signed
+from channel.agents.converse.messages import redacted, signed
 
 
 class ReplyError(Exception):

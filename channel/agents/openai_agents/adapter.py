@@ -9,17 +9,17 @@ from agents import Agent as SDKAgent, RunConfig
 from agents.run_config import DEFAULT_MAX_TURNS
 
 from channel.agent import Agent, AgentEvent, Turn, accepts
-from channel.agents.openai_agents_clones import (
+from channel.agents.openai_agents.clones import (
     OPTIONS,
     Clones,
     reachable,
     require_functions,
     require_own_names,
 )
-from channel.agents.openai_agents_items import conversation_of
-from channel.agents.openai_agents_models import model_of, traits_of
-from channel.agents.openai_agents_run import Run
-from channel.agents.openai_agents_servers import Servers
+from channel.agents.openai_agents.items import conversation_of
+from channel.agents.openai_agents.models import model_of, traits_of
+from channel.agents.openai_agents.run import Run
+from channel.agents.openai_agents.servers import Servers
 from channel.agents.own_task import in_own_task
 from channel.agents.reading import client_tools
 from channel.contract import settled

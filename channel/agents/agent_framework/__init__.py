@@ -1,0 +1,6 @@
+"""Agents and workflows of Microsoft Agent Framework, unmodified."""
+
+from channel.agents.agent_framework.adapter import adapt
+
+
+__all__ = ["adapt"]
