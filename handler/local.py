@@ -14,7 +14,7 @@ from handler.app import DEVELOPMENT_KEYS, create_app
 from handler.embedded import embedded_engine
 from infra.dynamodb.client import create_table, make_client
 from infra.logs import log_readably
-from infra.settings import LOCAL_TABLE, Settings, SettingsError
+from infra.settings import LOCAL_TABLE, Settings, SettingsError, published_table
 
 
 HOST = "127.0.0.1"
@@ -70,12 +70,14 @@ def engine(settings: Settings, host: str = HOST) -> Iterator[Settings]:
     )
     if settings.dynamodb_endpoint is not None:
         _make_table(local)
-        yield local
+        with published_table(local):
+            yield local
         return
     with embedded_engine(host) as endpoint:
         local = replace(local, dynamodb_endpoint=endpoint)
         _make_table(local)
-        yield local
+        with published_table(local):
+            yield local
 
 
 def _make_table(settings: Settings) -> None:

@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final, TypeVar
 
 from msgspec import Struct
@@ -239,6 +240,25 @@ def publish_trace_id(trace_id: str | None) -> None:
         os.environ.pop(_TRACE_ID, None)
     else:
         os.environ[_TRACE_ID] = trace_id
+
+
+@contextmanager
+def published_table(settings: Settings) -> Iterator[None]:
+    """Name the table in the environment, where agents look for it that keep something there themselves."""
+    named = {
+        "TABLE_NAME": settings.table_name,
+        "DYNAMODB_ENDPOINT": settings.dynamodb_endpoint,
+        "AWS_REGION": settings.region,
+    }
+    before = {name: os.environ.get(name) for name in named}
+    os.environ.update({name: value for name, value in named.items() if value is not None})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 _INITIALIZATION: Final = "AWS_LAMBDA_INITIALIZATION_TYPE"
