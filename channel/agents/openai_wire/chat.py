@@ -9,6 +9,7 @@ from channel.agents.openai_wire.dialect import Dialect
 from channel.agents.openai_wire.options import (
     CHAT_REASONING,
     UpstreamModel,
+    asked_tools,
     media_part,
     prompt_cache_key,
     said,
@@ -21,7 +22,6 @@ from channel.agents.reading import (
     parts_of,
     reasoning_effort,
     summary_of,
-    tool_mode,
     unsupported,
     with_own_tools,
 )
@@ -182,18 +182,7 @@ def _tools(turn: Turn) -> dict[str, Any]:
         }
         for tool in client_tools(turn)
     ]
-    mode = tool_mode(turn)
-    if mode == "required" and not tools:
-        raise unsupported("this choice of a tool", "tool_choice")
-    if not tools:
-        return {}
-    # A choice of one function is `required` with this one alone: LM Studio takes words only.
-    asked: dict[str, Any] = {"tools": tools}
-    if mode == "required":
-        asked["tool_choice"] = "required"
-    if not turn.parallel_tool_calls:
-        asked["parallel_tool_calls"] = False
-    return asked
+    return asked_tools(turn, tools)
 
 
 def _options(turn: Turn, dialect: Dialect) -> dict[str, Any]:

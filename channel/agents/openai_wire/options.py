@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from channel.agent import Turn, TurnError, Usage
 from channel.agents.media import Media, media_of
-from channel.agents.reading import parts_of
+from channel.agents.reading import parts_of, tool_mode, unsupported
 from channel.responses.protocol.items import Item
 
 
@@ -36,6 +36,25 @@ def prompt_cache_key(turn: Turn) -> str | None:
     keys = turn.isolation_keys
     tenant = (keys.user_key, keys.chat_key) if keys else ()
     return sha256(repr((*tenant, key)).encode()).hexdigest()
+
+
+def asked_tools(turn: Turn, tools: Sequence[Any]) -> dict[str, Any]:
+    """Return what a request says of these tools, which the turn permits.
+
+    A choice of one function is `required` with this one alone: LM Studio, for one, takes words only.
+    Raises `TurnError` (400, `tool_choice`) for a choice that leaves no tool.
+    """
+    mode = tool_mode(turn)
+    if mode == "required" and not tools:
+        raise unsupported("this choice of a tool", "tool_choice")
+    if not tools:
+        return {}
+    asked: dict[str, Any] = {"tools": tools}
+    if mode == "required":
+        asked["tool_choice"] = "required"
+    if not turn.parallel_tool_calls:
+        asked["parallel_tool_calls"] = False
+    return asked
 
 
 def said(item: Item) -> str:

@@ -9,6 +9,7 @@ from channel.agents.openai_wire.dialect import Dialect
 from channel.agents.openai_wire.options import (
     CHAT_REASONING,
     UpstreamModel,
+    asked_tools,
     media_part,
     prompt_cache_key,
     said,
@@ -17,8 +18,6 @@ from channel.agents.reading import (
     client_tools,
     is_instruction,
     parts_of,
-    tool_mode,
-    unsupported,
     with_own_tools,
 )
 from channel.responses.protocol.items import Item, text_of
@@ -61,19 +60,7 @@ def request_of(turn: Turn, model: UpstreamModel, dialect: Dialect) -> dict[str, 
 
 
 def _tools(turn: Turn, model: UpstreamModel) -> dict[str, Any]:
-    tools = [*model.tools, *_functions(turn), *_custom_tools(turn)]
-    mode = tool_mode(turn)
-    if mode == "required" and not tools:
-        raise unsupported("this choice of a tool", "tool_choice")
-    if not tools:
-        return {}
-    # A choice of one function is `required` with this one alone, which every upstream understands.
-    asked: dict[str, Any] = {"tools": tools}
-    if mode == "required":
-        asked["tool_choice"] = "required"
-    if not turn.parallel_tool_calls:
-        asked["parallel_tool_calls"] = False
-    return asked
+    return asked_tools(turn, [*model.tools, *_functions(turn), *_custom_tools(turn)])
 
 
 def _functions(turn: Turn) -> Iterator[dict[str, Any]]:

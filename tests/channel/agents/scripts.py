@@ -109,6 +109,13 @@ class Scripted(Protocol):
         ...
 
 
+def own_weather(city: str) -> str:
+    """Return the weather of a city."""
+    if city == "Nowhere":
+        raise LookupError("secret detail")
+    return "sunny"
+
+
 def text_of_steps(steps: Sequence[Step]) -> str:
     """Return what the model says in these steps."""
     return "".join("".join(step.pieces) for step in steps if isinstance(step, Say))

@@ -34,6 +34,7 @@ from tests.channel.agents.scripts import (
     Stop,
     Think,
     Wait,
+    own_weather,
 )
 
 
@@ -138,12 +139,7 @@ def _seen(messages: Sequence[Message], options: Mapping[str, Any]) -> Seen:
     return seen
 
 
-@tool
-def weather(city: str) -> str:
-    """Return the weather of a city."""
-    if city == "Nowhere":
-        raise LookupError("secret detail")
-    return "sunny"
+weather = tool(name="weather")(own_weather)
 
 
 class _AgentFramework:

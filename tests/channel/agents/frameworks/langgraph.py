@@ -34,6 +34,7 @@ from tests.channel.agents.scripts import (
     Stop,
     Think,
     Wait,
+    own_weather,
 )
 
 
@@ -197,12 +198,7 @@ def scripted_model(
     return kind(play=Play(iter(script)), **{"profile": {"structured_output": True}, **fields})
 
 
-@tool
-def weather(city: str) -> str:
-    """Tells the weather."""
-    if city == "Nowhere":
-        raise RuntimeError("secret place")
-    return "sunny"
+weather = tool("weather")(own_weather)
 
 
 def react_agent(model: Any, tools: Sequence[Any] = (weather,), **options: Any) -> Any:

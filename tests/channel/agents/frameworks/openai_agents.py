@@ -34,6 +34,7 @@ from tests.channel.agents.scripts import (
     Stop,
     Think,
     Wait,
+    own_weather,
 )
 
 
@@ -322,12 +323,7 @@ def _role(role: str) -> str:
     return "system" if role == "developer" else role
 
 
-@function_tool
-def weather(city: str) -> str:
-    """Return the weather of a city."""
-    if city == "Nowhere":
-        raise LookupError("secret detail")
-    return "sunny"
+weather = function_tool(own_weather, name_override="weather")
 
 
 class _OpenAIAgents:

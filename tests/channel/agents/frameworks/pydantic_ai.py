@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic_ai import Agent
+from pydantic_ai import Agent, Tool
 from pydantic_ai.messages import (
     BinaryContent,
     ModelMessage,
@@ -38,6 +38,7 @@ from tests.channel.agents.scripts import (
     Stop,
     Think,
     Wait,
+    own_weather,
 )
 
 
@@ -187,11 +188,7 @@ def _seen(
     return seen
 
 
-def weather(city: str) -> str:
-    """Return the weather of a city."""
-    if city == "Nowhere":
-        raise LookupError("secret detail")
-    return "sunny"
+weather = Tool(own_weather, name="weather")
 
 
 class _PydanticAI:

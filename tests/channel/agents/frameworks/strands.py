@@ -21,6 +21,7 @@ from tests.channel.agents.scripts import (
     Stop,
     Think,
     Wait,
+    own_weather,
 )
 
 
@@ -172,12 +173,7 @@ def _seen(
     return seen
 
 
-@tool
-def weather(city: str) -> str:
-    """Return the weather of a city."""
-    if city == "Nowhere":
-        raise LookupError("secret detail")
-    return "sunny"
+weather = tool(name="weather")(own_weather)
 
 
 class _Strands:
