@@ -98,9 +98,10 @@ def _file(part: Mapping[str, Any]) -> Media:
     filename = part.get("filename")
     if file_data := part.get("file_data"):
         return Media(is_image=False, data=_file_data(file_data), filename=filename)
-    return Media(
-        is_image=False, url=part.get("file_url"), file_id=part.get("file_id"), filename=filename
-    )
+    url = part.get("file_url")
+    if url and not _is_web(url):
+        raise _error("A file URL must be an https: or http: URL.", "invalid_value")
+    return Media(is_image=False, url=url, file_id=part.get("file_id"), filename=filename)
 
 
 def _file_data(text: str) -> Data:

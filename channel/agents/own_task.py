@@ -11,6 +11,10 @@ from channel.agent import Agent, AgentEvent, Turn
 _END = object()
 
 
+class AgentExitError(Exception):
+    """The agent, or a tool of it, wanted to end the process; it ends its turn only."""
+
+
 def in_own_task(run: Callable[[Turn], AsyncGenerator[AgentEvent, None]]) -> Agent:
     """Return an agent each of whose turns is one task from beginning to end.
 
@@ -43,7 +47,11 @@ async def _tell(
     said: asyncio.Queue[AgentEvent | object],
     room: asyncio.Semaphore,
 ) -> None:
-    async with aclosing(events):
-        async for event in events:
-            await room.acquire()
-            said.put_nowait(event)
+    try:
+        async with aclosing(events):
+            async for event in events:
+                await room.acquire()
+                said.put_nowait(event)
+    except SystemExit as error:
+        # asyncio would let it end the process, and with it everybody else's turn.
+        raise AgentExitError from error

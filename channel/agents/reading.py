@@ -28,8 +28,14 @@ class JsonFormat(Struct, frozen=True):
 
 
 def client_tools(turn: Turn) -> list[ClientTool]:
-    """Return the functions that the request lets the model call; none with `tool_choice: none`."""
+    """Return the functions that the request lets the model call; none with `tool_choice: none`.
+
+    Raises `TurnError` (400, `tools`) for two of one name, which no framework can tell apart.
+    """
     permitted = _permitted(turn.tool_choice)
+    names = [tool.get("name") for tool in turn.tools if tool.get("type") == "function"]
+    if len(names) != len(set(names)):
+        raise unsupported("two functions of one name", "tools")
     return [
         ClientTool(
             tool["name"],

@@ -428,6 +428,8 @@ class ResponseOperations:
             save = partial(self._store.save, asked.caller.keys, branch)
         if (state := _state_after(branch.turns)) is not None:
             asked = replace(asked, attributes={**asked.attributes, STATE: state})
+            if prepared.carried:
+                stream.state = state  # the turns that kept it are kept by this one now
         start = self.windows.start(asked, truncation=response.truncation)
         return TurnRun(
             stream,

@@ -1,8 +1,9 @@
 """Agents of Pydantic AI, unmodified."""
 
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import Any, Final, cast
 
+import msgspec
 from pydantic_ai import (
     AgentRunResultEvent,
     DeferredToolRequests,
@@ -17,6 +18,7 @@ from pydantic_ai.exceptions import (
     ContentFilterError,
     IncompleteToolCall,
     UsageLimitExceeded,
+    UserError,
 )
 from pydantic_ai.messages import (
     BinaryContent,
@@ -68,6 +70,7 @@ from channel.agents.pydantic_ai.messages import (
 )
 from channel.agents.reading import (
     ClientTool,
+    JsonFormat,
     client_tools,
     instructions_of,
     json_format,
@@ -80,6 +83,7 @@ from channel.agents.reading import (
 _FETCHES_ITSELF: Final = frozenset({"anthropic", "groq", "mistral", "openai"})
 """The model systems that are given an image's URL as it is; for others the framework would fetch it."""
 
+_OUTPUT_TOOL: Final = "final_result"
 _SETTINGS: Final = {
     "max_output_tokens": "max_tokens",
     "temperature": "temperature",
@@ -90,9 +94,13 @@ _SETTINGS: Final = {
 }
 
 
+class CutStreamError(Exception):
+    """A model's stream ended without its last event: what it said is not whole."""
+
+
 def adapt(
     target: AbstractAgent[Any, Any],
-    fresh: Callable[[], Any] | None = None,  # noqa: ARG001 - its agents keep no state between runs
+    fresh: Callable[[], Any] | None = None,
     *,
     deps: Callable[[Turn], Any] | None = None,
 ) -> Agent:
@@ -100,34 +108,28 @@ def adapt(
 
     `deps` makes the dependencies of a run, of agents that have a `deps_type`. The request's tools
     become external tools, its JSON format the run's output type, its instructions follow the agent's.
-    An answer that is no plain text comes whole, when it is valid.
+    An answer that is no plain text, or that the agent validates, comes whole, when it is valid. A
+    factory makes the agent of each turn.
     """
 
     async def run(turn: Turn) -> AsyncGenerator[AgentEvent, None]:
-        wanted = json_format(turn)
-        output: Any = target.output_type
-        if wanted is not None:
-            output = (
-                dict
-                if wanted.schema is None
-                else StructuredDict(
-                    dict(wanted.schema), name=wanted.name, description=wanted.description
-                )
-            )
+        agent: AbstractAgent[Any, Any] = fresh() if fresh else target
         tools = client_tools(turn)
-        _require_own_names(target, {tool.name for tool in tools})
-        told = _Telling({tool.name for tool in tools}, is_text=output is str)
-        given = conversation_of(turn, _takes_url(target))
+        names = [tool.name for tool in tools]
+        form = _form_of(agent, turn, names)
+        _require_own_names(agent, {*names})
+        told = _Telling({*names}, is_text=form.is_text)
+        given = conversation_of(turn, _takes_url(agent))
         if turn.state:
             yield KeptState({})
-        running: Any = target.run_stream_events(
+        running: Any = agent.run_stream_events(
             given.prompt,
             message_history=given.messages,
             deferred_tool_results=given.results,
             instructions="\n\n".join(instructions_of(turn)) or None,
-            output_type=[output, DeferredToolRequests],
+            output_type=form.output_type,
             toolsets=[ExternalToolset([_definition(tool) for tool in tools])],
-            model_settings=_settings(turn, [tool.name for tool in tools]),
+            model_settings=_settings(turn, names),
             capabilities=[ReinjectSystemPrompt()],
             deps=deps(turn) if deps else None,
         )
@@ -147,6 +149,41 @@ def adapt(
                 yield Finish(reason)
 
     return accepts("reasoning", "text", *_SETTINGS)(in_own_task(run))
+
+
+class _Form(msgspec.Struct, frozen=True):
+    """The form of an answer; without an `output_type` it is the agent's own."""
+
+    is_text: bool
+    output_type: Any = None
+
+
+def _form_of(agent: AbstractAgent[Any, Any], turn: Turn, names: Sequence[str]) -> _Form:
+    wanted = json_format(turn)
+    if getattr(agent, "_output_validators", None):
+        # Such an agent takes no other form, not even that of a call for the client.
+        if wanted is not None:
+            raise unsupported("a form of JSON, since it validates its answers", "text.format")
+        if names:
+            raise unsupported("tools, since it validates its answers", "tools")
+        return _Form(is_text=False)
+    own = agent.output_type
+    kinds: list[Any] = [*own] if isinstance(own, list | tuple) else [own]
+    if wanted is not None:
+        kinds = [dict if wanted.schema is None else _json_object(wanted)]
+    is_text = all(kind in (str, DeferredToolRequests) for kind in kinds)
+    if not is_text and _OUTPUT_TOOL in names:
+        raise unsupported(f"a function that is named {_OUTPUT_TOOL}", "tools")
+    return _Form(is_text, [*kinds, DeferredToolRequests])
+
+
+def _json_object(wanted: JsonFormat) -> Any:
+    schema = dict(wanted.schema or {})
+    try:
+        return StructuredDict(schema, name=wanted.name, description=wanted.description)
+    except UserError:
+        what = "this JSON schema: it must be one of an object that does not contain itself"
+        raise unsupported(what, "text.format") from None
 
 
 class _Telling:
@@ -235,8 +272,11 @@ def _limit(error: AgentRunError, messages: list[ModelMessage]) -> str | None:
 
 
 def _stop(messages: list[ModelMessage]) -> str | None:
-    last = messages[-1] if messages else None
-    reason = last.finish_reason if isinstance(last, ModelResponse) else None
+    """Return which limit ended the last answer; raises `CutStreamError` for one that is not whole."""
+    last = next((each for each in reversed(messages) if isinstance(each, ModelResponse)), None)
+    reason = last.finish_reason if last else None
+    if last and last.provider_url and reason is None:
+        raise CutStreamError  # a model behind a URL always says why it stopped
     return {"length": "max_output_tokens", "content_filter": "content_filter"}.get(reason or "")
 
 

@@ -44,6 +44,8 @@ def test_a_part_holds_an_image_a_file_or_neither(part: Any, media: Media | None)
         ({**IMAGE, "image_url": "data:image/png;base64,"}, "empty_image_file"),
         ({**IMAGE, "image_url": "file:///etc/passwd"}, "invalid_image_url"),
         ({**FILE, "file_data": "%%%"}, "invalid_value"),
+        ({**FILE, "file_url": "file:///etc/passwd"}, "invalid_value"),
+        ({**FILE, "file_url": "nonsense"}, "invalid_value"),
     ],
 )
 def test_what_cannot_be_read_is_the_clients_error(part: Any, code: str) -> None:

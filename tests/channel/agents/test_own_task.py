@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from channel.agent import AgentEvent, Turn
-from channel.agents.own_task import in_own_task
+from channel.agents.own_task import AgentExitError, in_own_task
 
 
 pytestmark = pytest.mark.anyio
@@ -51,6 +51,18 @@ async def test_what_it_raises_is_raised_after_what_it_said() -> None:
 
     assert await events.__anext__() == "a"
     with pytest.raises(LookupError):
+        await events.__anext__()
+
+
+async def test_an_exit_ends_its_turn_and_not_the_process() -> None:
+    async def run(turn: Turn) -> AsyncGenerator[AgentEvent, None]:
+        yield "a"
+        raise SystemExit(3)
+
+    events = in_own_task(run)(TURN).__aiter__()
+    await events.__anext__()
+
+    with pytest.raises(AgentExitError):
         await events.__anext__()
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from pydantic_ai import Agent, NativeOutput, RunContext
+from pydantic_ai import Agent, DeferredToolRequests, ModelRetry, NativeOutput, RunContext
 from pydantic_ai.exceptions import ModelHTTPError
 from pydantic_ai.messages import (
     BinaryContent,
@@ -20,8 +20,8 @@ from pydantic_ai.usage import UsageLimits
 from channel.agent import Turn
 from channel.agents.pydantic_ai import adapt
 from tests.channel.agents.frameworks.pydantic_ai import ScriptedModel, weather
-from tests.channel.agents.scripts import Call, Say, Spend, Step, Think
-from tests.channel.agents.test_matrix import CITY, CLOCK, HELLO, kinds, said
+from tests.channel.agents.scripts import Call, Say, Spend, Step, Stop, Think
+from tests.channel.agents.test_matrix import CITY, CLOCK, HELLO, kinds, loaded, said
 from tests.channel.asgi import create, creating, hosted
 
 
@@ -371,3 +371,99 @@ async def test_thinking_that_only_its_provider_can_read_comes_back() -> None:
     assert kinds(first) == ["reasoning", "message"]
     thinking = next(part for part in given if isinstance(part, ThinkingPart))
     assert (thinking.signature, thinking.provider_name) == ("unreadable", "scripted")
+
+
+async def test_an_agent_that_validates_its_answers_tells_only_the_one_that_passed() -> None:
+    agent = Agent(model_of((Say(("no",)),), (Say(("yes",)),)))
+
+    @agent.output_validator
+    def checked(said: str) -> str:
+        if said == "no":
+            raise ModelRetry("Say yes.")
+        return said
+
+    app = hosted(agent)
+
+    assert said(await create(app)) == "yes"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [CLOCK]}, "tools"),
+        (
+            {"text": {"format": {"type": "json_schema", "name": "p", "schema": CITY}}},
+            "text.format",
+        ),
+    ],
+)
+async def test_an_agent_that_validates_its_answers_takes_no_other_form(
+    fields: Any, param: str
+) -> None:
+    agent = Agent(model_of(HELLO))
+
+    @agent.output_validator
+    def checked(said: str) -> str:
+        return said
+
+    reply = await creating(**fields).run(hosted(agent))
+
+    assert (reply.status, reply.error_body["param"]) == (400, param)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "array", "items": {"type": "string"}},
+        {"$ref": "#/$defs/a", "$defs": {"a": {"type": "object", "properties": {"b": {"$ref": "#/$defs/a"}}}}},
+    ],
+)  # fmt: skip
+async def test_a_schema_that_the_framework_has_no_type_for_is_the_clients_error(
+    schema: Any,
+) -> None:
+    app = hosted(Agent(model_of(HELLO)))
+    wanted = {"type": "json_schema", "name": "p", "schema": schema}
+
+    reply = await creating(text={"format": wanted}).run(app)
+
+    assert (reply.status, reply.error_body["param"]) == (400, "text.format")
+
+
+async def test_a_function_cannot_have_the_name_of_the_frameworks_own() -> None:
+    app = hosted(Agent(model_of(HELLO), output_type=Place))
+
+    reply = await creating(tools=[{**CLOCK, "name": "final_result"}]).run(app)
+
+    assert (reply.status, reply.error_body["param"]) == (400, "tools")
+
+
+async def test_an_agent_that_may_already_defer_calls_still_streams() -> None:
+    app = hosted(Agent(model_of(HELLO), output_type=[str, DeferredToolRequests]))
+
+    wire = await creating(stream=True).run(app)
+
+    assert wire.types.count("output_text.delta") > 1
+
+
+async def test_a_factory_makes_the_agent_of_each_turn() -> None:
+    models = [model_of(HELLO), model_of((Say(("one",)),)), model_of((Say(("two",)),))]
+
+    def make() -> Agent:
+        return Agent(models.pop(0))
+
+    app = hosted(loaded(make))
+
+    assert [said(await create(app)) for _ in range(2)] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "status"), [(HELLO, "failed"), ((*HELLO, Stop("length")), "incomplete")]
+)
+async def test_a_providers_stream_that_was_cut_off_is_no_whole_answer(
+    steps: tuple[Step, ...], status: str
+) -> None:
+    model = ScriptedModel([steps], url="https://example.com")  # whose answers say why they stop
+
+    response = await create(hosted(Agent(model)))
+
+    assert (response["status"], said(response)) == (status, "Hello there.")

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from channel.agent import Turn
+from channel.agent import Turn, TurnError
 from channel.agents.reading import (
     ClientTool,
     JsonFormat,
@@ -38,6 +38,13 @@ def test_the_clients_tools_are_its_functions() -> None:
 
     assert one == ClientTool("one", "One.", PARAMETERS, strict=True)
     assert two == ClientTool("two", "", {"type": "object", "properties": {}}, strict=False)
+
+
+def test_two_functions_of_one_name_are_the_clients_error() -> None:
+    with pytest.raises(TurnError) as caught:
+        client_tools(turn(tools=[TOOLS[0], TOOLS[0]]))
+
+    assert (caught.value.status, caught.value.param) == (400, "tools")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from channel.responses.protocol.response import Response, Status
 from infra.dynamodb import codec
 from tests.channel.asgi import create, creating, get, hosted, request
 from tests.channel.instances import Instances
+from tests.channel.websocket import Socket
 
 
 pytestmark = pytest.mark.anyio
@@ -155,3 +156,23 @@ async def test_a_background_turn_is_given_it_and_keeps_it() -> None:
         last = begun["id"]
 
     assert [state and state["count"] for state in agent.given] == [None, 1, 2]
+
+
+async def test_a_stored_turn_keeps_what_the_unstored_ones_before_it_kept() -> None:
+    given: list[Any] = []
+
+    async def agent(turn: Turn) -> AsyncIterator[AgentEvent]:
+        given.append(turn.state)
+        if turn.text == "keep":
+            yield KeptState({"n": 1})
+        yield "ok"
+
+    app = hosted(agent)
+    async with Socket(app) as socket:
+        first = await socket.response(input="keep", store=False)
+        second = await socket.response(
+            input="store it", store=True, previous_response_id=first["id"]
+        )
+    await create(app, input="third", previous_response_id=second["id"])
+
+    assert given == [None, {"n": 1}, {"n": 1}]

@@ -43,11 +43,14 @@ from tests.channel.agents.scripts import (
 
 
 class ScriptedModel(Model):
-    """A model that says a script, and keeps what it was given."""
+    """A model that says a script, and keeps what it was given; one with a URL is a provider's."""
 
-    def __init__(self, script: Script, profile: ModelProfile | None = None) -> None:
+    def __init__(
+        self, script: Script, profile: ModelProfile | None = None, url: str | None = None
+    ) -> None:
         super().__init__(profile=profile)
         self._script = iter(script)
+        self._url = url
         self.seen: list[Seen] = []
 
     @property
@@ -71,13 +74,16 @@ class ScriptedModel(Model):
     ) -> AsyncIterator[StreamedResponse]:
         settings, parameters = self.prepare_request(model_settings, model_request_parameters)
         self.seen.append(_seen(messages, settings or {}, parameters))
-        yield _Streamed(parameters, next(self._script))
+        yield _Streamed(parameters, next(self._script), self._url)
 
 
 class _Streamed(StreamedResponse):
-    def __init__(self, parameters: ModelRequestParameters, steps: Sequence[Step]) -> None:
+    def __init__(
+        self, parameters: ModelRequestParameters, steps: Sequence[Step], url: str | None
+    ) -> None:
         super().__init__(model_request_parameters=parameters)
         self._steps = steps
+        self._url = url
 
     async def _get_event_iterator(self) -> AsyncIterator[ModelResponseStreamEvent]:
         for i, step in enumerate(self._steps):
@@ -146,8 +152,8 @@ class _Streamed(StreamedResponse):
         return "scripted"
 
     @property
-    def provider_url(self) -> None:
-        return None
+    def provider_url(self) -> str | None:
+        return self._url
 
     @property
     def timestamp(self) -> datetime:
