@@ -117,6 +117,40 @@ def with_own_tools(items: Iterable[Item]) -> Iterator[Item]:
         yield {"type": "function_call_output", "call_id": item.get("id"), "output": said}
 
 
+class Approvals:
+    """The answers of a turn's input to what was asked: an `mcp_approval_response` for each request.
+
+    What was asked is known from what the server kept, never from the items: an item only tells, by
+    its id, which name and arguments an answer is about.
+    """
+
+    def __init__(self, turn: Turn) -> None:
+        """Read the turn."""
+        self._requests = {
+            item.get("id"): (item.get("name"), item.get("arguments"))
+            for item in turn.history
+            if item.get("type") == "mcp_approval_request"
+        }
+        self.left = {
+            item["approval_request_id"]: item
+            for item in turn.input
+            if item.get("type") == "mcp_approval_response"
+            and isinstance(item.get("approval_request_id"), str)
+        }
+
+    def take(self, name: str, arguments: str) -> Item | None:
+        """Return the answer about a call of that name and arguments, which is then taken, or None."""
+        about = (name, arguments)
+        found = next((id_ for id_ in self.left if self._requests.get(id_) == about), None)
+        return None if found is None else self.left.pop(found)
+
+    def require_none_left(self) -> None:
+        """Raise `TurnError` (400, `input`) where an answer is about nothing that was asked."""
+        for request_id in self.left:
+            message = f"No approval request found for approval_request_id {request_id}."
+            raise TurnError(message, code="invalid_value", status=400, param="input")
+
+
 def parts_of(item: Item) -> list[Mapping[str, Any]]:
     """Return the parts of a message, or of a `function_call_output` whose output is parts."""
     content = item.get("output" if item.get("type") == "function_call_output" else "content")

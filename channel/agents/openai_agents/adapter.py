@@ -17,7 +17,7 @@ from channel.agents.openai_agents.clones import (
     require_own_names,
 )
 from channel.agents.openai_agents.items import conversation_of
-from channel.agents.openai_agents.models import model_of, traits_of
+from channel.agents.openai_agents.models import joined, model_of, traits_of
 from channel.agents.openai_agents.run import Run
 from channel.agents.openai_agents.servers import Servers
 from channel.agents.own_task import in_own_task
@@ -78,12 +78,12 @@ def adapt(
                     yield event
 
     async def _prepared(turn: Turn, agents: Sequence[SDKAgent[Any]]) -> Run:
-        root, *_ = agents
         config = dataclasses.replace(base)
         made = await settled(context(turn)) if context is not None else None
         tools = client_tools(turn)
         await require_own_names(agents, tools, made)
-        given = conversation_of(turn, traits_of(model_of(root, config)))
+        traits = joined([traits_of(model_of(each, config)) for each in agents])
+        given = conversation_of(turn, traits)
         return Run(
             turn,
             given,

@@ -7,15 +7,15 @@ the agent's own tools and what they said, whose turn it was, the calls that must
 
 from base64 import b64decode, urlsafe_b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Struct
 
-from channel.agent import KeptState, Turn, TurnError
+from channel.agent import KeptState, Turn
 from channel.agents.media import Media, media_of
 from channel.agents.openai_agents.models import Traits
-from channel.agents.reading import parts_of, with_own_tools
+from channel.agents.reading import Approvals, parts_of, with_own_tools
 from channel.responses.protocol.items import Item
 
 
@@ -65,7 +65,20 @@ class Conversation(Struct, frozen=True):
 
 
 _encode: Final = msgspec.json.Encoder().encode
-_decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class _Thought(Struct, frozen=True, forbid_unknown_fields=True):
+    text: str
+    type: Literal["reasoning_text"] = "reasoning_text"
+
+
+class _Packed(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    content: list[_Thought] | None = None
+    provider_data: dict[str, Any] | None = None
+    encrypted_content: str | None = None
+
+
+_decode: Final = msgspec.json.Decoder(_Packed).decode
 
 
 def kept(unfinished: Unfinished) -> KeptState:
@@ -79,22 +92,16 @@ def conversation_of(turn: Turn, traits: Traits) -> Conversation:
     Raises `TurnError` (400, `input`) for media that the model cannot take, and for the answer to an
     approval that was not asked for.
     """
-    answers = {
-        item["approval_request_id"]: item
-        for item in turn.input
-        if item.get("type") == "mcp_approval_response"
-        and isinstance(item.get("approval_request_id"), str)
-    }
+    answers = Approvals(turn)
     unfinished = _unfinished(turn)
     start = None if unfinished is None else _index_after(turn.history, unfinished.after)
     if unfinished is None or start is None:
-        _require_none(answers)
+        answers.require_none_left()
         items = [*_inputs(turn.items, traits)]
         last = (turn.items[-1].get("id") or "") if turn.items else None
         return Conversation(_paired(items), [], last)
-    requests = [i for i in turn.history[start:] if i.get("type") == "mcp_approval_request"]
-    done, approved = _answered(unfinished, requests, answers)
-    _require_none(answers)
+    done, approved = _answered(unfinished, answers)
+    answers.require_none_left()
     going_on = _paired([*done, *_inputs(turn.input, traits)])
     items = [*_paired([*_inputs(turn.history[:start], traits)]), *going_on]
     agent = unfinished.agent if any(map(_is_answer, turn.input)) else None
@@ -129,17 +136,15 @@ def _index_after(items: Sequence[Item], item_id: str | None) -> int | None:
 
 
 def _answered(
-    unfinished: Unfinished, requests: Sequence[Item], answers: dict[str, Item]
+    unfinished: Unfinished, answers: Approvals
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the open items with the answers to what was asked, and the calls that may now run.
 
-    The answers are taken from `answers`. The requests are those that the client was shown; the last
-    of them are what was asked.
+    The answers are taken from `answers`. Only what was asked counts, whatever the history shows of it.
     """
     items, approved = unfinished.items, list[dict[str, Any]]()
-    shown = requests[len(requests) - len(unfinished.asked) :]
-    for asked, request in zip(unfinished.asked, shown, strict=False):
-        answer = answers.pop(request.get("id", ""), None)
+    for asked in unfinished.asked:
+        answer = answers.take(asked.name, asked.arguments)
         if answer is None:
             continue
         if asked.request_id is not None:
@@ -246,9 +251,12 @@ def _unpacked(encrypted: str) -> dict[str, Any]:
         return {"encrypted_content": encrypted}
     try:
         data = b64decode(encrypted.removeprefix(_PACKED), altchars=b"-_", validate=True)
-        return {name: value for name, value in _decode(data).items() if value is not None}
+        # A client brings this: it is what a reasoning item may hold, and nothing else.
+        packed = _decode(data)
     except (ValueError, msgspec.DecodeError):
         return {"encrypted_content": encrypted}
+    unpacked: dict[str, Any] = msgspec.to_builtins(packed)
+    return unpacked
 
 
 def _check(parts: Iterable[Mapping[str, Any]], traits: Traits) -> None:
@@ -264,9 +272,3 @@ def _takes_reference(media: Media, traits: Traits) -> bool:
     if traits.is_chat:
         return bool(media.url if media.is_image else media.file_id)
     return True
-
-
-def _require_none(answers: Mapping[str, Item]) -> None:
-    for request_id in answers:
-        message = f"No approval request found for approval_request_id {request_id}."
-        raise TurnError(message, code="invalid_value", status=400, param="input")

@@ -1,6 +1,6 @@
 """Models of the OpenAI Agents SDK: what a turn must know of one, and one that says what it once said."""
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -53,9 +53,18 @@ def traits_of(model: Model) -> Traits:
     if isinstance(model, OpenAIChatCompletionsModel):
         # Other servers of this API may refuse a field that is only OpenAI's.
         return Traits(is_chat=True, can_store=_is_openai(model))
-    if type(model).__module__.startswith("agents.extensions."):
+    if any(each.__module__.startswith("agents.extensions.") for each in type(model).__mro__):
         return Traits(is_chat=True, fetches=True, can_store=False)
-    return Traits()
+    return Traits(fetches=True)  # nobody knows what it does with a URL
+
+
+def joined(traits: Sequence[Traits]) -> Traits:
+    """Return what all the models that a turn may reach take."""
+    return Traits(
+        is_responses=all(each.is_responses for each in traits),
+        is_chat=any(each.is_chat for each in traits),
+        fetches=any(each.fetches for each in traits),
+    )
 
 
 def own_settings(settings: ModelSettings, traits: Traits) -> Mapping[str, Any]:

@@ -25,6 +25,7 @@ from pydantic_ai.tools import DeferredToolApprovalResult, DeferredToolResults, T
 from channel.agent import Turn, TurnError
 from channel.agents.media import Media, media_of
 from channel.agents.reading import (
+    Approvals,
     is_instruction,
     output_of,
     parts_of,
@@ -34,7 +35,6 @@ from channel.agents.reading import (
 from channel.responses.protocol.items import Item, text_of
 
 
-_APPROVAL: Final = "mcpr_"
 _WAITING: Final = "waiting"
 TakesUrl = Callable[[Media], bool]
 
@@ -63,8 +63,8 @@ def conversation_of(turn: Turn, takes_url: TakesUrl) -> Conversation:
     the model fetches by itself; the content of any other must be there. Raises `TurnError` (400) if
     not, and for approvals that are not those of the calls that wait.
     """
-    answers = _approvals(turn.input)
-    if not answers:
+    answers = Approvals(turn)
+    if not answers.left:
         messages = _messages(turn.items, takes_url)
         if not messages or isinstance(messages[-1], ModelResponse):
             messages.append(ModelRequest(parts=[]))
@@ -72,14 +72,19 @@ def conversation_of(turn: Turn, takes_url: TakesUrl) -> Conversation:
     # The calls stay open: the run ends them, by running what is approved.
     messages = _messages(turn.history, takes_url)
     calls = _waiting(turn)
-    if answers.keys() != {call.tool_call_id for call in calls}:
-        msg = "The approvals must be those of the calls that wait, and of all of them."
+    taken = [answers.take(call.tool_name, call.args_as_json_str()) for call in calls]
+    answers.require_none_left()
+    if None in taken:
+        msg = "All the calls that wait for an approval must be answered at once."
         raise TurnError(msg, code="invalid_value", status=400, param="input")
     if messages and isinstance(response := messages[-1], ModelResponse):
         response.parts = [*response.parts, *calls]
     else:
         messages.append(ModelResponse(parts=[*calls]))
-    results = DeferredToolResults(approvals=answers)
+    given = zip(calls, taken, strict=True)
+    results = DeferredToolResults(
+        approvals={call.tool_call_id: _approval(answer) for call, answer in given if answer}
+    )
     prompt: list[UserContent] = []
     for item in turn.input:
         part = _request_part(item, {}, takes_url)
@@ -93,7 +98,7 @@ def conversation_of(turn: Turn, takes_url: TakesUrl) -> Conversation:
 def state_of(calls: Iterable[ToolCallPart]) -> dict[str, Any]:
     """Return the calls that wait for approval, as they are kept: what a client says of them is no proof."""
     return {
-        _WAITING: {call.tool_call_id: [call.tool_name, call.args_as_json_str()] for call in calls}
+        _WAITING: [[call.tool_name, call.args_as_json_str(), call.tool_call_id] for call in calls]
     }
 
 
@@ -101,7 +106,6 @@ def approval_request(part: ToolCallPart) -> Item:
     """Return the item that asks the client to approve this call."""
     return {
         "type": "mcp_approval_request",
-        "id": f"{_APPROVAL}{part.tool_call_id}",
         "name": part.tool_name,
         "arguments": part.args_as_json_str(),
         "server_label": "agent",
@@ -119,21 +123,15 @@ def wanted_back(part: ThinkingPart) -> str | None:
         return None
 
 
-def _approvals(given: Iterable[Item]) -> dict[str, bool | DeferredToolApprovalResult]:
-    approvals: dict[str, bool | DeferredToolApprovalResult] = {}
-    for item in given:
-        match item:
-            case {"type": "mcp_approval_response", "approval_request_id": str(request_id)}:
-                reason = item.get("reason")
-                denied = ToolDenied(reason) if isinstance(reason, str) else ToolDenied()
-                call_id = request_id.removeprefix(_APPROVAL)
-                approvals[call_id] = True if item.get("approve") is True else denied
-    return approvals
+def _approval(answer: Item) -> bool | DeferredToolApprovalResult:
+    reason = answer.get("reason")
+    denied = ToolDenied(reason) if isinstance(reason, str) else ToolDenied()
+    return True if answer.get("approve") is True else denied
 
 
 def _waiting(turn: Turn) -> list[ToolCallPart]:
-    waiting = (turn.state or {}).get(_WAITING) or {}
-    return [ToolCallPart(name, args, call_id) for call_id, (name, args) in waiting.items()]
+    waiting = (turn.state or {}).get(_WAITING) or ()
+    return [ToolCallPart(*call) for call in waiting]
 
 
 def _messages(items: Iterable[Item], takes_url: TakesUrl) -> list[ModelMessage]:

@@ -6,6 +6,7 @@ import pytest
 
 from channel.agent import Turn, TurnError
 from channel.agents.reading import (
+    Approvals,
     ClientTool,
     JsonFormat,
     client_tools,
@@ -134,3 +135,25 @@ def test_a_tool_that_was_shown_is_a_call_and_its_output() -> None:
         {**output, "output": "The tool failed."},
         other,
     ]
+
+
+REQUEST = {"type": "mcp_approval_request", "id": "mcpr_1", "name": "pay", "arguments": "{}"}
+ANSWER = {"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": True}
+
+
+def test_an_approval_is_taken_once_by_the_call_that_its_request_is_about() -> None:
+    approvals = Approvals(turn(history=[REQUEST], input=[ANSWER]))
+
+    assert approvals.take("pay", '{"to": "mallory"}') is None
+    assert approvals.take("pay", "{}") == ANSWER
+    assert approvals.take("pay", "{}") is None
+    approvals.require_none_left()
+
+
+@pytest.mark.parametrize("history", [[], [{**REQUEST, "id": "mcpr_2"}]])
+def test_an_approval_of_nothing_that_was_asked_is_the_clients_error(history: Any) -> None:
+    approvals = Approvals(turn(history=history, input=[ANSWER]))
+
+    assert approvals.take("pay", "{}") is None
+    with pytest.raises(TurnError, match="mcpr_1"):
+        approvals.require_none_left()
