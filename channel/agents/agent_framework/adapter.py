@@ -15,10 +15,11 @@ from agent_framework import (
     RawAgent,
     ResponseStream,
 )
-from agent_framework.exceptions import AgentContentFilterException, ChatClientContentFilterException
 from msgspec import Struct
 
 from channel.agent import Agent, AgentEvent, Finish, KeptState, Turn, accepts
+from channel.agents.agent_framework.binding import bind
+from channel.agents.agent_framework.endings import FILTERED, INCOMPLETE
 from channel.agents.agent_framework.messages import messages_of
 from channel.agents.agent_framework.options import (
     accepted,
@@ -26,6 +27,7 @@ from channel.agents.agent_framework.options import (
     options_of,
     parameters_of,
     safe_tools,
+    taken_name,
     tools_of,
 )
 from channel.agents.agent_framework.pauses import (
@@ -35,6 +37,8 @@ from channel.agents.agent_framework.pauses import (
     is_answered,
     restored,
 )
+from channel.agents.agent_framework.room import require_room_for
+from channel.agents.agent_framework.seen import mark_of, text_in
 from channel.agents.agent_framework.sessions import (
     Gate,
     HistorySource,
@@ -49,12 +53,10 @@ from channel.agents.agent_framework.sessions import (
 from channel.agents.agent_framework.telling import Telling
 from channel.agents.own_task import in_own_task
 from channel.agents.provider_errors import turn_error_of
-from channel.agents.reading import ClientTool, instructions_of
+from channel.agents.reading import ClientTool, client_tools, instructions_of
 from channel.faults import log_fault
 
 
-_REASONS: Final = {"length": "max_output_tokens", "content_filter": "content_filter"}
-_FILTERED: Final = (AgentContentFilterException, ChatClientContentFilterException)
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -86,6 +88,8 @@ def adapt(
     - `agent`: the agent's own providers (or else its session, which is kept with each response). A run
       is given this turn's input only. A session is named by the response that began it; a fork has the
       same one, and so what its providers keep by the session is shared by all forks.
+      Where some of what it has seen is no more in the host's history (deleted, summed up, left out),
+      the next run begins a new session, with the history that is there. So does one of `service`.
     - `service`: the model's service, whose own id of the conversation is kept with each response.
 
     A summary of a conversation (compaction) is always made of the host's transcript. `fresh` makes an
@@ -99,13 +103,14 @@ def adapt(
 
     async def run(turn: Turn) -> AsyncGenerator[AgentEvent, None]:
         async with AsyncExitStack() as stack:
-            stack.push_async_exit(_explain)
+            stack.push_async_exit(_explaining(turn))
             agent = target if fresh is None else _made(fresh, stack)
             tools = tools_of(turn, agent, takes)
             given = _given(turn, agent, history_source)
             for provider in given.bound:
-                await _bind(stack, provider, turn)
+                await bind(stack, provider, turn)
             told = Telling({tool.name for tool in tools}, safe_tools(agent))
+            said: list[str] = []
             told.resume(calls_of(given.paused))
             arguments = _arguments(turn, agent, given, tools, takes)
             stream = await _stream(given.agent, given.messages, arguments)
@@ -113,15 +118,17 @@ def adapt(
             try:
                 async for update in stream:
                     for event in told.take(update):
+                        said.append(text_in(event))
                         yield event
                     given.gate.is_cut = told.has_failed
-            except _FILTERED:
+            except FILTERED:
                 told.finish_reason = "content_filter"
             for event in told.end():
+                said.append(text_in(event))
                 yield event
-            if (state := _state(turn, given, told.paused())) is not None:
+            if (state := _state(turn, given, told.paused(), said)) is not None:
                 yield KeptState(state)
-            if (reason := _REASONS.get(told.finish_reason or "")) is not None:
+            if (reason := INCOMPLETE.get(told.finish_reason or "")) is not None:
                 yield Finish(reason)
 
     return accepts(*accepted(target, takes))(in_own_task(run))
@@ -246,21 +253,17 @@ def _ending(stream: Any, gate: Gate) -> Callable[..., Any]:
     return end
 
 
-async def _explain(_kind: object, error: BaseException | None, _traceback: object) -> None:
-    if error is not None and (known := turn_error_of(error)) not in (None, error):
-        raise known from error
+def _explaining(turn: Turn) -> Callable[..., Any]:
+    """Return what tells of a run's failure all that a client may know."""
 
+    async def explain(_kind: object, error: BaseException | None, _traceback: object) -> None:
+        if error is None:
+            return
+        known = taken_name(error, client_tools(turn)) or turn_error_of(error)
+        if known not in (None, error):
+            raise known from error
 
-async def _bind(stack: AsyncExitStack, provider: Any, turn: Turn) -> None:
-    """Tell a provider that wants to know which response the run is for, until the end of the run."""
-    bind = getattr(provider, "bind_request_context", None)
-    if not callable(bind):
-        return
-    scope = bind(response_id=turn.response_id, previous_response_id=turn.previous_response_id)
-    if hasattr(scope, "__aenter__"):
-        await stack.enter_async_context(scope)
-    else:
-        stack.enter_context(scope)
+    return explain
 
 
 def _made(fresh: Callable[[], Any], stack: AsyncExitStack) -> Any:
@@ -272,15 +275,24 @@ def _made(fresh: Callable[[], Any], stack: AsyncExitStack) -> Any:
     return agent
 
 
-def _state(turn: Turn, given: _Run, paused: Sequence[Content]) -> dict[str, Any] | None:
-    """Return what the turn is to keep; None where that is as it was, or nothing."""
+def _state(
+    turn: Turn, given: _Run, paused: Sequence[Content], said: Iterable[str]
+) -> dict[str, Any] | None:
+    """Return what the turn is to keep; None where that is as it was, or nothing.
+
+    Raises `TurnError` where it is too much.
+    """
     if not turn.response_id:
         return None
     session = saved(given.session, given.source) if given.session is not None else {}
     if given.source == "host" and not (given.bound or session.get("state")):
         session = {}  # nobody has anything to remember by it
     open_still = [] if given.is_answering else given.paused
-    kept = Kept(session, [each.to_dict() for each in paused or open_still])
+    seen = {} if given.source == "host" else mark_of(turn, "".join(said))
+    kept = Kept(session, [each.to_dict() for each in paused or open_still], seen)
     state = state_of(given.source, kept)
     was = turn.state or state_of(given.source, Kept())
-    return None if state == was else state
+    if state == was:
+        return None
+    require_room_for(state)
+    return state

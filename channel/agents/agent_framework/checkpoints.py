@@ -1,8 +1,9 @@
 """Checkpoints of Agent Framework's workflows: as bytes, and as what a turn keeps for the next one. Pure.
 
 They hold objects of the workflow's own classes, which the framework pickles. Of which classes stored
-bytes may make objects is a list: the framework's own, Python's values, what the application registered
-(`agent_framework.register_checkpoint_type`), and `allowed`.
+bytes may make objects is a list: the framework's own, those of OpenAI's package (`openai.types`),
+Python's values, what the application registered (`agent_framework.register_checkpoint_type`), and
+`allowed`.
 """
 
 import zlib
@@ -20,13 +21,11 @@ from agent_framework._workflows._checkpoint_encoding import (
 from msgspec import Struct
 
 from channel.agent import Turn
-from channel.responses.protocol.items import Item
 
 
 _PICKLED: Final = "__pickled__"
 _TYPE: Final = {"__type__": "builtins:tuple"}
 _FORMAT: Final = "agent_framework_workflow"
-_ANSWERS: Final = frozenset({"function_call_output", "mcp_approval_response"})
 
 
 def allowed_names(allowed: Iterable[type | str]) -> frozenset[str]:
@@ -76,27 +75,31 @@ def read_checkpoint(data: bytes, allowed: frozenset[str]) -> WorkflowCheckpoint:
 
 
 class Kept(Struct, frozen=True, omit_defaults=True):
-    """What a turn of a workflow keeps: its checkpoint, packed, and which input item was its last.
+    """What a turn of a workflow keeps: its checkpoint, packed, and the mark of what it has seen (`seen`).
 
     `answers` are those that a workflow function was given so far: it runs again from its beginning.
     """
 
     checkpoint: str
-    after: str
+    seen: Mapping[str, Any]
     answers: Mapping[str, Any] = {}
 
 
 def kept_before(turn: Turn) -> Kept | None:
     """Return what the turns before this one kept; None at the beginning."""
     kept = (turn.state or {}).get(_FORMAT)
-    return Kept(kept["checkpoint"], kept["after"], kept.get("answers") or {}) if kept else None
+    return (
+        Kept(kept["checkpoint"], kept.get("seen") or {}, kept.get("answers") or {})
+        if kept
+        else None
+    )
 
 
 def state_of(kept: Kept | None) -> dict[str, Any]:
     """Return what is to be kept, as JSON; without anything, the next turn begins anew."""
     if kept is None:
         return {}
-    named = {"checkpoint": kept.checkpoint, "after": kept.after}
+    named = {"checkpoint": kept.checkpoint, "seen": kept.seen}
     return {_FORMAT: {**named, "answers": kept.answers} if kept.answers else named}
 
 
@@ -108,26 +111,6 @@ def packed(data: bytes) -> str:
 def unpacked(text: str) -> bytes:
     """Return the bytes of `packed`."""
     return zlib.decompress(b64decode(text))
-
-
-def news(turn: Turn, kept: Kept) -> list[Item]:
-    """Return the items that a workflow with this checkpoint has not seen: this turn's input, as a rule.
-
-    Before it in the history may be what was added to a conversation, or was given in a turn that the
-    agent had no part in. What the turn of the checkpoint itself said is no news.
-    """
-    ids = [item.get("id") for item in turn.history]
-    if kept.after not in ids:
-        return [*turn.input]
-    since = turn.history[ids.index(kept.after) + 1 :]
-    said = next((index for index, item in enumerate(since) if _is_given(item)), len(since))
-    return [*since[said:], *turn.input]
-
-
-def _is_given(item: Item) -> bool:
-    if item.get("type") == "message":
-        return item.get("role") != "assistant"
-    return item.get("type") in _ANSWERS
 
 
 def _classes(declared: Any) -> Iterator[type]:

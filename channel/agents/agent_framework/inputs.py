@@ -27,7 +27,9 @@ def message_of(turn: Turn, workflow: Any, items: Sequence[Item]) -> Any:
     asked = next((item for item in reversed(items) if _is_users(item)), None)
     if asked is None:
         raise unsupported("an input without a user message")
-    message = messages_of([asked])[0]
+    message = next(iter(messages_of([asked])), None)
+    if message is None:
+        raise unsupported("a user message without text, images and files")
     takes_message = _takes(workflow, message)
     if not takes_message and not _takes(workflow, text_of(asked)):
         raise unsupported("text: its start executor takes something else")

@@ -60,7 +60,7 @@ def messages_of(items: Iterable[Item]) -> list[Message]:
 
     System and developer messages are left out: they are instructions. So is reasoning with nothing
     that its model wants back, and approvals: what is open of them is the agent's own business
-    (`agent_framework_pauses`). Raises `TurnError` (400) for media that cannot be given.
+    (`pauses`). Raises `TurnError` (400) for media that cannot be given.
     """
     messages: list[Message] = []
     for item in with_own_tools(items):

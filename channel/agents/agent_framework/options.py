@@ -1,12 +1,13 @@
 """What a run of an Agent Framework agent takes of a request: parameters, options, and tools. Pure."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from agent_framework import FunctionTool, RawAgent
 
-from channel.agent import Turn
+from channel.agent import Turn, TurnError
 from channel.agents.agent_framework.sessions import HistorySource
 from channel.agents.reading import (
     ClientTool,
@@ -25,6 +26,7 @@ _OPTIONS: Final = {
     "frequency_penalty": "frequency_penalty",
     "presence_penalty": "presence_penalty",
 }
+_DUPLICATE: Final = re.compile("Duplicate tool name '([^']+)'")
 _OPENAI_RESPONSES: Final = "RawOpenAIChatClient"
 _OPENAI_CHAT: Final = "RawOpenAIChatCompletionClient"
 
@@ -98,8 +100,18 @@ def tools_of(turn: Turn, agent: Any, takes: frozenset[str]) -> list[ClientTool]:
         raise unsupported("a choice of tools", "tool_choice")
     taken = {tool.name for tool in tools} & {_name(tool) for tool in _own_tools(agent)}
     if taken:
-        raise unsupported(f"a tool with the name of one of its own, {min(taken)}", "tools")
+        raise _taken(min(taken))
     return tools
+
+
+def taken_name(error: BaseException, tools: Iterable[ClientTool]) -> TurnError | None:
+    """Return the 400 for a client's function whose name a tool has that a provider added in the run.
+
+    The framework raises that only by a text; None of any other error.
+    """
+    named = _DUPLICATE.match(str(error)) if isinstance(error, ValueError) else None
+    name = named and named[1]
+    return _taken(name) if name and any(tool.name == name for tool in tools) else None
 
 
 def declaration(tool: ClientTool) -> FunctionTool:
@@ -129,6 +141,10 @@ def _own_tools(agent: Any) -> Iterator[Any]:
         yield from server.functions
     configuration = getattr(agent.client, "function_invocation_configuration", None) or {}
     yield from configuration.get("additional_tools") or ()
+
+
+def _taken(name: str) -> TurnError:
+    return unsupported(f"a tool with the name of one of its own, {name}", "tools")
 
 
 def _name(tool: Any) -> object:

@@ -10,6 +10,8 @@ import msgspec
 from agent_framework import AgentSession, HistoryProvider, Message, RawAgent
 
 from channel.agent import Turn
+from channel.agents.agent_framework.endings import watched
+from channel.agents.agent_framework.seen import news
 
 
 HistorySource: TypeAlias = Literal["host", "agent", "service"]
@@ -22,10 +24,14 @@ _LOG: Final = logging.getLogger(__name__)
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """What is kept from turn to turn: the session, and what a run left open."""
+    """What is kept from turn to turn: the session, what a run left open, and the mark of what was seen.
+
+    That is there where somebody else than the host remembers what was said (`seen`).
+    """
 
     session: dict[str, Any] = {}
     paused: list[dict[str, Any]] = []
+    seen: dict[str, Any] = {}
 
 
 class Gate(msgspec.Struct):
@@ -65,16 +71,22 @@ class HostTranscript(HistoryProvider):
 
 
 def kept_before(turn: Turn, source: HistorySource) -> Kept:
-    """Return what an earlier turn kept, where it had the same source of history."""
+    """Return what an earlier turn kept, where it had the same source of history.
+
+    A session that remembers what is no more in the host's history is not gone on with.
+    """
     state = turn.state or {}
     if state.get(_FORMAT) != source:
         return Kept()
-    return Kept(state.get("session") or {}, state.get("paused") or [])
+    session, seen = state.get("session") or {}, state.get("seen") or {}
+    if source != "host" and news(turn, seen) is None:
+        session = {}
+    return Kept(session, state.get("paused") or [], seen)
 
 
 def state_of(source: HistorySource, kept: Kept) -> dict[str, Any]:
     """Return what is to be kept, as JSON."""
-    named = {"session": kept.session, "paused": kept.paused}
+    named = {"session": kept.session, "paused": kept.paused, "seen": kept.seen}
     return {_FORMAT: source, **{name: value for name, value in named.items() if value}}
 
 
@@ -124,7 +136,7 @@ def agent_for_turn(
     The host's history comes where the agent's own came from. With the service's history, providers
     store, and load nothing. A `conversation_id` among its options is left out.
     """
-    own = copy.copy(agent)
+    own = watched(agent)
     own.context_providers = [_gated(provider, gate, source) for provider in providers]
     # One conversation of the service for all callers would tell each of them what others said.
     own.default_options = {

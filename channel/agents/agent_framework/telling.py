@@ -15,7 +15,6 @@ from channel.agent import (
     RefusalDelta,
     ToolFinished,
     ToolStarted,
-    TurnError,
     Usage,
 )
 from channel.agents.agent_framework.calls import Calls, arguments_of, extension
@@ -26,6 +25,7 @@ from channel.agents.agent_framework.messages import (
     Thought,
     wanted_back,
 )
+from channel.agents.provider_errors import turn_error_of
 from channel.responses.protocol.items import Item, output_text
 
 
@@ -36,12 +36,16 @@ _COUNTS: Final = (
     "cache_creation_input_token_count",
     "reasoning_output_token_count",
 )
+_TOO_MANY: Final = 429
 _MODELS_OWN: Final = frozenset({"text", "text_reasoning", "function_call"})
 """What begins another model turn where it follows the results of tools."""
 
 
 class ReportedError(Exception):
     """The run reported an error as a content, and nothing after it: the agent's failure."""
+
+    code = ""
+    status_code: int | None = None
 
 
 class Telling:
@@ -339,10 +343,8 @@ def _texts(contents: Iterable[Content]) -> str:
 
 
 def _failure(content: Content) -> Exception:
-    if content.error_code == "rate_limit_exceeded":
-        message = "The model has too many requests now. Please try again later."
-        return TurnError(message, code="rate_limit_exceeded", status=429)
-    if content.error_code == "context_length_exceeded":
-        message = "The input is too long for the model's context window."
-        return TurnError(message, code="context_length_exceeded", status=400, param="input")
-    return ReportedError("the run ended with an error content")
+    """Return what the reported error is, in the words for the errors that clients raise."""
+    error = ReportedError("the run ended with an error content")
+    error.code = content.error_code or ""
+    error.status_code = _TOO_MANY if error.code == "rate_limit_exceeded" else None
+    return turn_error_of(error) or error

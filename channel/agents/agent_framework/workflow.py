@@ -14,25 +14,25 @@ from agent_framework import (
     WorkflowConvergenceException,
     WorkflowEvent,
 )
-from agent_framework.exceptions import AgentContentFilterException, ChatClientContentFilterException
 from msgspec import Struct
 
 from channel.agent import Agent, AgentEvent, Finish, KeptState, Turn, TurnError, accepts
+from channel.agents.agent_framework.binding import bind
 from channel.agents.agent_framework.checkpoints import (
     Kept,
     allowed_names,
     checkpoint_bytes,
     declared_types,
     kept_before,
-    news,
     packed,
     read_checkpoint,
     state_of,
     unpacked,
 )
 from channel.agents.agent_framework.copies import agents_in, maker_of
+from channel.agents.agent_framework.endings import FILTERED, INCOMPLETE, watch
 from channel.agents.agent_framework.inputs import message_of, tools_for
-from channel.agents.agent_framework.options import safe_tools
+from channel.agents.agent_framework.options import safe_tools, taken_name
 from channel.agents.agent_framework.outputs import Outputs, updates_of
 from channel.agents.agent_framework.requests import (
     Pending,
@@ -41,13 +41,14 @@ from channel.agents.agent_framework.requests import (
     calls_of,
     require_answerable,
 )
+from channel.agents.agent_framework.room import require_room
+from channel.agents.agent_framework.seen import mark_of, news, text_in
 from channel.agents.own_task import in_own_task
 from channel.agents.provider_errors import turn_error_of
 from channel.agents.reading import client_tools
+from channel.responses.protocol.items import Item
 
 
-_REASONS: Final = {"length": "max_output_tokens", "content_filter": "content_filter"}
-_FILTERED: Final = (AgentContentFilterException, ChatClientContentFilterException)
 _NO_REPLAY: Final = "Cannot checkpoint @step calls"
 _A_CLASS: Final = re.compile(r"type '([\w.:<>]+)'")
 _LOG: Final = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ class _Before(Struct, frozen=True):
 
     kept: Kept
     checkpoint: WorkflowCheckpoint
+    news: list[Item]
 
 
 class _Input(Struct, frozen=True):
@@ -101,7 +103,8 @@ def adapt_workflow(
 
     The state that a turn leaves (the framework's checkpoint) is kept with its response, in place of any
     storage that the workflow was built with. The turn that continues the response goes on from there,
-    with what is new since. Without `keeps_state` every turn begins anew, with the whole history where
+    with what is new since; where some of what it has seen is no more in the history, it begins anew, with
+    the history that is there. Without `keeps_state` every turn begins anew, with the whole history where
     the start executor takes messages, and a storage of the workflow's own is written and never read.
 
     `allowed_types` are classes whose objects a state may hold, besides those that the handlers of the
@@ -111,8 +114,13 @@ def adapt_workflow(
     """
     if fresh is None and not hasattr(target, "run") and callable(target):
         target, fresh = target(), target
-    make = maker_of(target, fresh)
+    build = maker_of(target, fresh)
     allowed = allowed_names([*allowed_types, *declared_types(target)])
+
+    def make() -> Any:
+        workflow = build()
+        watch(workflow)
+        return workflow
 
     async def run(turn: Turn) -> AsyncGenerator[AgentEvent, None]:
         # A turn without an id is one of the host's own, which makes a summary: nothing is kept of it.
@@ -121,21 +129,24 @@ def adapt_workflow(
         begun = await _begun(
             make, turn, kept, _LatestCheckpoint() if keeps_state else None, allowed
         )
+        said: list[str] = []
         reason: str | None = None
         state: Kept | None = None
         try:
             async with aclosing(_told(begun)) as events:
                 async for event in events:
+                    said.append(text_in(event))
                     yield event
             require_answerable(begun.asks, begun.clients, is_kept=is_kept)
-            reason = _REASONS.get(begun.outputs.finish_reason or "")
-            state = await _state(begun, allowed) if is_kept else None
+            reason = INCOMPLETE.get(begun.outputs.finish_reason or "")
+            state = await _state(begun, "".join(said), allowed) if is_kept else None
         except WorkflowConvergenceException:
             reason = "max_output_tokens"
-        except _FILTERED:
+        except FILTERED:
             reason = "content_filter"
         except Exception as error:
-            raise (turn_error_of(error) or error) from error
+            known = taken_name(error, client_tools(turn)) or turn_error_of(error)
+            raise (known or error) from error
         if is_kept:
             # Also where there is nothing to go on from: the next turn must not go on from an older one.
             yield KeptState(state_of(state))
@@ -156,7 +167,7 @@ async def _begun(
     workflow = make()
     agents = agents_in(workflow)
     tools = tools_for(turn, workflow, agents)
-    before = await _read(kept, workflow, allowed) if kept else None
+    before = await _read(kept, turn, workflow, allowed) if kept else None
     if before and storage:
         given = await _continued(make, workflow, turn, before, storage)
     else:
@@ -179,7 +190,7 @@ async def _continued(
     """Return what a run begins with that goes on from a checkpoint."""
     checkpoint = before.checkpoint
     await storage.begin_with(checkpoint)
-    pending, items = checkpoint.pending_request_info_events, news(turn, before.kept)
+    pending, items = checkpoint.pending_request_info_events, before.news
     if pending:
         # A workflow function runs again from its beginning, and is told all that it was told before.
         answers = {**before.kept.answers, **answers_to(pending, items)}
@@ -191,8 +202,13 @@ async def _continued(
     return _Input(workflow, {"message": message_of(turn, workflow, items)})
 
 
-async def _read(kept: Kept, workflow: Any, allowed: frozenset[str]) -> _Before | None:
-    """Return the checkpoint that was kept; None where this workflow cannot go on from it."""
+async def _read(kept: Kept, turn: Turn, workflow: Any, allowed: frozenset[str]) -> _Before | None:
+    """Return the checkpoint that was kept; None where this workflow cannot go on from it.
+
+    It must not where it remembers what is no more in the history.
+    """
+    if (since := news(turn, kept.seen)) is None:
+        return None
     try:
         data = await asyncio.to_thread(unpacked, kept.checkpoint)
         checkpoint = await asyncio.to_thread(read_checkpoint, data, allowed)
@@ -204,7 +220,7 @@ async def _read(kept: Kept, workflow: Any, allowed: frozenset[str]) -> _Before |
     if checkpoint.graph_signature_hash != workflow.graph_signature_hash:
         _LOG.warning("a workflow has changed since its checkpoint was kept, and begins anew")
         return None
-    return _Before(kept, checkpoint)
+    return _Before(kept, checkpoint, since)
 
 
 async def _restored(
@@ -231,7 +247,8 @@ async def _told(run: _Run) -> AsyncGenerator[AgentEvent, None]:
     """Run the workflow, and tell what it says."""
     async with AsyncExitStack() as stack:
         for agent in agents_in(run.workflow):
-            await _bind(stack, agent, run.turn)
+            for provider in getattr(agent, "context_providers", None) or ():
+                await bind(stack, provider, run.turn)
         events = await stack.enter_async_context(aclosing(_events(run)))
         async for event in events:
             if event.type == "request_info":
@@ -283,8 +300,8 @@ def _said(
             yield from outputs.done(event.executor_id or "")
 
 
-async def _state(run: _Run, allowed: frozenset[str]) -> Kept | None:
-    """Return what the turn keeps; raises `CheckpointError`."""
+async def _state(run: _Run, said: str, allowed: frozenset[str]) -> Kept | None:
+    """Return what the turn keeps; raises `CheckpointError`, and `TurnError` where it is too much."""
     checkpoint = run.storage.latest if run.storage else None
     is_graph = hasattr(run.workflow, "executors")
     # A workflow function has no state but while it waits.
@@ -301,21 +318,8 @@ async def _state(run: _Run, allowed: frozenset[str]) -> Kept | None:
         )
         raise CheckpointError from error
     text = await asyncio.to_thread(packed, data)
-    last = run.turn.input[-1] if run.turn.input else {}
-    return Kept(text, str(last.get("id")), {} if is_graph else run.answers)
-
-
-async def _bind(stack: AsyncExitStack, agent: Any, turn: Turn) -> None:
-    """Tell the agent's providers which response the run is for, until the end of the run."""
-    for provider in getattr(agent, "context_providers", None) or ():
-        bind = getattr(provider, "bind_request_context", None)
-        if not callable(bind):
-            continue
-        scope = bind(response_id=turn.response_id, previous_response_id=turn.previous_response_id)
-        if hasattr(scope, "__aenter__"):
-            await stack.enter_async_context(scope)
-        else:
-            stack.enter_context(scope)
+    require_room(len(text) * 3 // 4)  # it is base64
+    return Kept(text, mark_of(run.turn, said), {} if is_graph else run.answers)
 
 
 def _class_in(error: WorkflowCheckpointException) -> str:
