@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 from msgspec import Struct
 
 from channel.agent import OPTION_NAMES
+from channel.masking import masked
 
 
 DEFAULT_AGENT: Final = "channel.agents.demo:agent"
@@ -290,7 +291,8 @@ class _Reader:
             return parse(given)
         except ValueError as error:
             accepted = str(error)
-        shown = given if len(given) <= _SHOWN else f"{given[:_SHOWN]}…"
+        shown = masked(given)
+        shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
         shown = shown if is_shown else "…"
         msg = f"The setting {name} is {shown!r}, but it must be {accepted}."
         raise SettingsError(msg)

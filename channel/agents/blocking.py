@@ -10,9 +10,17 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 AHEAD: Final = 16
 """Items that a thread reads before its reader has taken them."""
+MOST_LEFT: Final = 32
+"""Threads that may still wait for a stream to open, or for its next item, after their readers went."""
 
 _Item = TypeVar("_Item")
 _Given_co = TypeVar("_Given_co", covariant=True)
+
+
+class TooManyLeftError(Exception):
+    """So many threads wait for streams that nobody reads that there is no other one."""
+
+    status_code: Final = 503  # as of an upstream that is not available
 
 
 class BlockingStream(Protocol[_Given_co]):
@@ -39,7 +47,11 @@ async def off_loop(
     The thread is not one of asyncio's few, which a store may need meanwhile to make room for more.
     It is at most `ahead` items before its reader. When the reader goes, the stream is shut down and
     the thread awaited, unless it is still opening the stream: then it closes what it gets and ends.
+    Raises `TooManyLeftError` while `MOST_LEFT` threads are left that way.
     """
+    _left[:] = [thread for thread in _left if thread.is_alive()]
+    if len(_left) >= MOST_LEFT:
+        raise TooManyLeftError
     reading = _Reading(open_stream, asyncio.get_running_loop(), ahead)
     context = copy_context()
     thread = Thread(target=context.run, args=(reading.run,), name="blocking-stream", daemon=True)
@@ -54,11 +66,14 @@ async def off_loop(
         if reading.stop():
             await reading.ended.wait()
             thread.join()  # it has nothing left to do
+        else:
+            _left.append(thread)
     if reading.error is not None:
         raise reading.error
 
 
 _END: Final[Any] = object()
+_left: Final[list[Thread]] = []
 
 
 class _Reading(Generic[_Item]):

@@ -122,7 +122,7 @@ class _Upstream:
     def __init__(self, base_url: str, api_key: ApiKey | None, *, wire: str) -> None:
         self._base_url = base_url
         self._api_key = api_key
-        self._is_auto = wire == "auto"
+        self._may_switch = wire == "auto"
         self._dialect = first_dialect(base_url, is_chat=wire == "chat")
         self._client: AsyncOpenAI | None = None
 
@@ -130,7 +130,8 @@ class _Upstream:
         """Begin a turn; return its events, and whether they are chunks of Chat Completions.
 
         What the upstream refuses for a reason that is not the request's own is asked again, more
-        simply; what it then took is how it is asked from now on.
+        simply; what it then took is how it is asked from now on. An upstream whose Responses API has
+        answered has one: no 404 that it gives later sends anybody to Chat Completions.
         """
         dialect = known = self._dialect
         while True:
@@ -140,13 +141,15 @@ class _Upstream:
                 events = await self._post(wire.ROUTE, body)
             except APIStatusError as error:
                 refusal = _refusal(error)
-                next_dialect = simpler(dialect, body, refusal, may_switch=self._is_auto)
+                next_dialect = simpler(dialect, body, refusal, may_switch=self._may_switch)
                 if next_dialect is None:
                     raise
                 dialect = next_dialect
             else:
                 if dialect is not known:
                     self._dialect = replace(dialect, is_forgetful=False)
+                if not dialect.is_chat:
+                    self._may_switch = False
                 return events, dialect.is_chat
 
     async def aclose(self) -> None:

@@ -290,6 +290,45 @@ def test_an_endpoint_may_be_any_url(given: str) -> None:
     assert Settings.from_env({"DYNAMODB_ENDPOINT": given}).dynamodb_endpoint == given
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["BEDROCK_ENDPOINT", "DYNAMODB_ENDPOINT", "LAMBDA_ENDPOINT", "WEBSOCKET_ENDPOINT"],
+)
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("http://user:SECRET@h", "http://…@h"),
+        ("http://user:SEC/RET@h", "http://…@h"),
+        ("user:SECRET@h:80", "…@h:80"),
+        ("ftp://h/?key=SECRET", "ftp://h/?…"),
+    ],
+)
+def test_what_may_be_a_secret_in_a_url_is_not_shown(name: str, given: str, shown: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        Settings.from_env({name: given})
+
+    assert (
+        str(raised.value)
+        == f"The setting {name} is {shown!r}, but it must be an http or https URL."
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("openai:m@https://user:SECRET@h /v1", "openai:m@https://…@h /v1"),
+        ("openai:m@user:SECRET@h /v1", "openai:m@…@h /v1"),
+        ("https://user:SECRET@h/v1", "https://…@h/v1"),
+        ("openai:m@https://h/v1 ?key=SECRET", "openai:m@https://h/v1 ?…"),
+    ],
+)
+def test_what_may_be_a_secret_in_a_reference_is_not_shown(given: str, shown: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        Settings.from_env({"AGENT": given})
+
+    assert str(raised.value).startswith(f"The setting AGENT is {shown!r}, but ")
+
+
 @pytest.mark.parametrize("name", ["AWS_REGION", "AWS_DEFAULT_REGION"])
 def test_a_region_is_a_name(name: str) -> None:
     with pytest.raises(SettingsError, match=f"The setting {name} is 'not a region'"):

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 
 from channel.agents.converse.media import DocumentNames, media_block
 from channel.agents.media import media_of
-from channel.agents.reading import parts_of, summary_of, unsupported, with_own_tools
+from channel.agents.reading import parts_of, unsupported, with_own_tools
 from channel.responses.protocol.items import Item
 
 
@@ -75,7 +75,10 @@ def redacted(content: bytes) -> str:
 
 
 def reasoning_block(item: Item) -> Block | None:
-    """Return a reasoning item as the block that it was, or None of one that did not come from here."""
+    """Return a reasoning item as the block that it was, or None of one that did not come from here.
+
+    Raises `TurnError` (400) for a summary that is not text.
+    """
     encrypted = item.get("encrypted_content")
     if not isinstance(encrypted, str):
         return None
@@ -83,7 +86,7 @@ def reasoning_block(item: Item) -> Block | None:
         signature = encrypted.removeprefix(_SIGNATURE)
         return {
             "reasoningContent": {
-                "reasoningText": {"text": summary_of(item), "signature": signature}
+                "reasoningText": {"text": _summary_of(item), "signature": signature}
             }
         }
     if encrypted.startswith(_REDACTED):
@@ -180,21 +183,31 @@ def _answers(items: Sequence[Item]) -> dict[int, Item]:
     return answers
 
 
+def _summary_of(item: Item) -> str:
+    texts = [part.get("text") or "" for part in item.get("summary") or ()]
+    if not all(isinstance(text, str) for text in texts):
+        raise unsupported("a summary that is not text")
+    return "".join(texts)
+
+
 def _tool_use(item: Item) -> Block:
+    call_id, name = item.get("call_id"), item.get("name")
+    if not (isinstance(call_id, str) and isinstance(name, str)):
+        raise unsupported("a call without an id or a name")
     return {
         "toolUse": {
-            "toolUseId": tool_use_id(item["call_id"]),
-            "name": tool_name(item["name"]),
+            "toolUseId": tool_use_id(call_id),
+            "name": tool_name(name),
             "input": _arguments(item.get("arguments") or "{}"),
         }
     }
 
 
-def _arguments(text: str) -> dict[str, Any]:
+def _arguments(text: Any) -> dict[str, Any]:
     """Return the arguments as an object, even where a model has written something else."""
     try:
         arguments = json.loads(text)
-    except ValueError:
+    except (TypeError, ValueError):
         arguments = None
     return arguments if isinstance(arguments, dict) else {"arguments": text}
 

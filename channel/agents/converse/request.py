@@ -1,4 +1,4 @@
-"""A turn as a request of the Converse API: pure. What differs by model is in `converse_models`."""
+"""A turn as a request of the Converse API: pure. What differs by model is in `converse.models`."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence

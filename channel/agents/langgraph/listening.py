@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from channel.agent import TurnError
 from channel.agents.langgraph.models import Asked
+from channel.agents.langgraph.speech import is_cut_off
 from channel.agents.reading import unsupported
 
 
@@ -35,8 +36,8 @@ class Listener(BaseCallbackHandler):
 
     A call speaks, unless it is made within a tool, is tagged `nostream`, is the agent's own call for
     structured output, or `speaks` says no to its path. `end` is called as soon as a model has called a
-    tool that ends the turn, and `stop` when a speaking call was not given what the request asks
-    for: then there is a `refusal` (400).
+    tool that ends the turn. `stop` is called when there is a `refusal`: a speaking call was not given
+    what the request asks for (400), or the stream of any model was cut off.
     """
 
     run_inline = True
@@ -134,6 +135,9 @@ class Listener(BaseCallbackHandler):
         if not isinstance(message, AIMessage):
             return
         called = [call["name"] for call in (*message.tool_calls, *message.invalid_tool_calls)]
+        if is_cut_off(message):
+            self.refusal = self.refusal or TurnError("The model's answer was cut off.")
+            self._stop()
         self._asked.has_called |= bool(called)
         if not self._ending.isdisjoint(called):
             self.is_ended_inside |= run_id in self._inside

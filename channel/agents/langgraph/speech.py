@@ -243,6 +243,29 @@ _FILTERS: Final = frozenset(
 )  # fmt: skip
 
 
+_ENDS: Final = (
+    "finish_reason", "stop_reason", "stopReason", "done_reason", "status", "incomplete_details"
+)  # fmt: skip
+_TELL_ENDS: Final = frozenset(
+    {
+        "anthropic", "azure", "bedrock_converse", "deepseek", "fireworks", "google_genai",
+        "google_vertexai", "groq", "mistralai", "ollama", "openai", "openrouter", "xai",
+    }
+)  # fmt: skip
+"""The providers (`model_provider`) whose models end each answer with a reason."""
+
+
+def is_cut_off(message: AIMessage) -> bool:
+    """Return whether the stream of a model ended before its answer did.
+
+    LangChain takes one that simply stops for the end. A model that names no provider, or one that
+    is not known to give reasons, is believed.
+    """
+    metadata = message.response_metadata
+    has_end = any(metadata.get(name) for name in _ENDS)
+    return metadata.get("model_provider") in _TELL_ENDS and not has_end
+
+
 def limit_of(metadata: Mapping[str, Any]) -> str | None:
     """Return which limit ended a model call (`Finish`), by what its provider calls it, or None."""
     details = metadata.get("incomplete_details")

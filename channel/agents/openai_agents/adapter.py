@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
+import msgspec
 from agents import Agent as SDKAgent, RunConfig
 from agents.run_config import DEFAULT_MAX_TURNS
 
@@ -12,10 +13,12 @@ from channel.agent import Agent, AgentEvent, Turn, accepts
 from channel.agents.openai_agents.clones import (
     OPTIONS,
     Clones,
+    has_unknown_target,
     reachable,
     require_functions,
     require_own_names,
 )
+from channel.agents.openai_agents.finishing import watching
 from channel.agents.openai_agents.items import conversation_of
 from channel.agents.openai_agents.models import joined, model_of, traits_of
 from channel.agents.openai_agents.run import Run
@@ -78,11 +81,13 @@ def adapt(
                     yield event
 
     async def _prepared(turn: Turn, agents: Sequence[SDKAgent[Any]]) -> Run:
-        config = dataclasses.replace(base)
+        config = watching(base)
         made = await settled(context(turn)) if context is not None else None
         tools = client_tools(turn)
         await require_own_names(agents, tools, made)
         traits = joined([traits_of(model_of(each, config)) for each in agents])
+        if any(map(has_unknown_target, agents)):
+            traits = msgspec.structs.replace(traits, fetches=True)
         given = conversation_of(turn, traits)
         return Run(
             turn,

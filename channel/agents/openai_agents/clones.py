@@ -14,6 +14,7 @@ from agents import (
     AgentOutputSchemaBase,
     FunctionTool,
     Handoff,
+    Model,
     ModelSettings,
     RunConfig,
     RunContextWrapper,
@@ -22,6 +23,7 @@ from agents import (
 from agents.tool_context import ToolContext
 
 from channel.agent import Turn
+from channel.agents.openai_agents.finishing import watched
 from channel.agents.openai_agents.models import model_of, own_settings, traits_of
 from channel.agents.reading import ClientTool, JsonFormat, json_format, tool_mode, unsupported
 
@@ -76,6 +78,8 @@ class Clones:
             "handoffs": [self._handing_over(each) for each in agent.handoffs],
             "model_settings": self._settings_of(agent),
         }
+        if isinstance(agent.model, Model):
+            changed["model"] = watched(agent.model)
         if self._instructions and agent.prompt is None:
             changed["instructions"] = _instructing(agent, self._instructions)
         if self._output is not None and agent.output_type in (None, str):
@@ -91,6 +95,9 @@ class Clones:
         own = agent.model_settings
         traits = traits_of(model_of(agent, self._config))
         settings = {**self._settings, **own_settings(own, traits)}
+        limits = [each for each in (own.max_tokens, settings.get("max_tokens")) if each is not None]
+        if limits:
+            settings["max_tokens"] = min(limits)  # the agent's own limit is its owner's
         if self._reasoning:
             reasoning = own.reasoning.model_dump(exclude_none=True) if own.reasoning else {}
             settings["reasoning"] = {**reasoning, **self._reasoning}
@@ -161,6 +168,11 @@ def reachable(agent: Agent[Any]) -> Iterator[Agent[Any]]:
         seen.add(id(each))
         yield each
         waiting += filter(None, map(_target_of, each.handoffs))
+
+
+def has_unknown_target(agent: Agent[Any]) -> bool:
+    """Return whether one of its handoffs chooses its agent only when it is run."""
+    return any(_target_of(each) is None for each in agent.handoffs)
 
 
 def _target_of(given: Agent[Any] | Handoff[Any, Any]) -> Agent[Any] | None:

@@ -12,12 +12,15 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import Struct
 
-from channel.agent import KeptState, Turn
+from channel.agent import KeptState, Turn, TurnError
 from channel.agents.media import Media, media_of
 from channel.agents.openai_agents.models import Traits
 from channel.agents.reading import Approvals, parts_of, with_own_tools
 from channel.responses.protocol.items import Item
 
+
+MAX_STATE_BYTES: Final = 256 * 1024
+"""How much a turn that waits for the client may keep, as JSON."""
 
 _STATE: Final = "openai_agents"
 _PACKED: Final = "sdk."
@@ -25,7 +28,7 @@ _DENIED: Final = "This call was not approved."
 
 
 class Asked(Struct, frozen=True, omit_defaults=True):
-    """An approval that the client was asked for.
+    """An approval that the client was asked for; `server` is what it was told of whose tool it is.
 
     Of a tool that runs here, `call_id` names its call; of a provider's own MCP tool, `request_id` is
     the provider's name of the request.
@@ -33,6 +36,7 @@ class Asked(Struct, frozen=True, omit_defaults=True):
 
     name: str
     arguments: str
+    server: str
     call_id: str | None = None
     request_id: str | None = None
 
@@ -82,7 +86,13 @@ _decode: Final = msgspec.json.Decoder(_Packed).decode
 
 
 def kept(unfinished: Unfinished) -> KeptState:
-    """Return what the next turn needs to go on."""
+    """Return what the next turn needs to go on; raises `TurnError` where that is too much.
+
+    It is stored with the response, and read with every later turn of the conversation.
+    """
+    if len(_encode(unfinished)) > MAX_STATE_BYTES:
+        msg = "This turn cannot wait for the client: what it would keep is too large."
+        raise TurnError(msg)
     return KeptState({_STATE: msgspec.to_builtins(unfinished)})
 
 
@@ -100,7 +110,7 @@ def conversation_of(turn: Turn, traits: Traits) -> Conversation:
         items = [*_inputs(turn.items, traits)]
         last = (turn.items[-1].get("id") or "") if turn.items else None
         return Conversation(_paired(items), [], last)
-    done, approved = _answered(unfinished, answers)
+    done, approved = _answered(unfinished, turn.history, answers)
     answers.require_none_left()
     going_on = _paired([*done, *_inputs(turn.input, traits)])
     items = [*_paired([*_inputs(turn.history[:start], traits)]), *going_on]
@@ -136,17 +146,25 @@ def _index_after(items: Sequence[Item], item_id: str | None) -> int | None:
 
 
 def _answered(
-    unfinished: Unfinished, answers: Approvals
+    unfinished: Unfinished, history: Sequence[Item], answers: Approvals
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the open items with the answers to what was asked, and the calls that may now run.
 
-    The answers are taken from `answers`. Only what was asked counts, whatever the history shows of it.
+    The answers are taken from `answers`. Only what was asked counts, whatever the history shows of it:
+    an item there only tells, by its id, which server, name and arguments an answer is about.
     """
     items, approved = unfinished.items, list[dict[str, Any]]()
+    about = {
+        item.get("id"): (item.get("server_label"), item.get("name"), item.get("arguments"))
+        for item in history
+        if item.get("type") == "mcp_approval_request"
+    }
     for asked in unfinished.asked:
-        answer = answers.take(asked.name, asked.arguments)
-        if answer is None:
+        is_about = (asked.server, asked.name, asked.arguments)
+        found = next((each for each in answers.left if about.get(each) == is_about), None)
+        if found is None:
             continue
+        answer = answers.left.pop(found)
         if asked.request_id is not None:
             items = [*items, _response(asked.request_id, answer)]
         elif answer.get("approve") is True:
@@ -255,8 +273,16 @@ def _unpacked(encrypted: str) -> dict[str, Any]:
         packed = _decode(data)
     except (ValueError, msgspec.DecodeError):
         return {"encrypted_content": encrypted}
+    blocks = (packed.provider_data or {}).get("thinking_blocks", [])
+    if not isinstance(blocks, list) or not all(map(_is_thinking, blocks)):
+        return {"encrypted_content": encrypted}
     unpacked: dict[str, Any] = msgspec.to_builtins(packed)
     return unpacked
+
+
+def _is_thinking(block: Any) -> bool:
+    """Whether it is one of the blocks that the SDK puts into a message just as they are."""
+    return isinstance(block, dict) and block.get("type") in ("thinking", "redacted_thinking")
 
 
 def _check(parts: Iterable[Mapping[str, Any]], traits: Traits) -> None:

@@ -35,6 +35,7 @@ from channel.agent import (
 )
 from channel.agents.openai_agents.clones import Clones
 from channel.agents.openai_agents.events import Telling, usage_of
+from channel.agents.openai_agents.finishing import StreamEndedError
 from channel.agents.openai_agents.items import Asked, Conversation, Unfinished, kept
 from channel.agents.openai_agents.models import Replay
 from channel.agents.provider_errors import turn_error_of
@@ -180,6 +181,8 @@ class Run:
         if isinstance(error, ModelRefusalError):
             # The SDK fails for a refusal, and what was not read of a failed run yet is lost.
             return iter([RefusalDelta(error.refusal.removeprefix(telling.refusal))])
+        if isinstance(error, StreamEndedError):
+            telling.cut, telling.cut_usage = error.reason, error.usage
         if telling.cut is not None:
             return iter([Finish(telling.cut)])
         return turn_error_of(_ToldError(telling.error_code, error)) or error
@@ -189,15 +192,17 @@ class Run:
         items = [cast("Any", item.to_input_item()) for item in result.new_items if not _asks(item)]
         known = {item.get(name) for item in items for name in ("call_id", "id")}
         asked: list[Asked] = []
+        requests: list[OutputItem] = []
         agent = self._telling.agent or self._starts.name
         for item in result.interruptions:
             if item.tool_name not in self._names:
                 asked.append(_asked(item, known))
-                yield OutputItem(_request(asked[-1], item))
+                requests.append(OutputItem(_request(asked[-1])))
         given = self._given
         is_seen = agent == self._root.name and not (asked or given.open_items or given.approved)
         if not is_seen or self._telling.is_own or any(map(_has_more, items)):
             yield kept(Unfinished(agent, [*given.open_items, *items], given.after, asked))
+        yield from requests
 
     def _final(self, result: RunResultStreaming) -> Iterator[AgentEvent]:
         """Tell what was not streamed: a tool's output as the answer, text that waited for a guardrail."""
@@ -224,22 +229,23 @@ def _asked(item: ToolApprovalItem, known: set[Any]) -> Asked:
     """
     raw: Any = item.raw_item
     name, arguments = item.tool_name or "", item.arguments or "{}"
+    server = getattr(raw, "server_label", None) or "agent"
     request_id, call_id = getattr(raw, "id", None), getattr(raw, "call_id", None)
     kind = getattr(raw, "type", None)
     if kind == "mcp_approval_request" and request_id in known:
-        return Asked(name, arguments, request_id=request_id)
+        return Asked(name, arguments, server, request_id=request_id)
     if kind == "function_call" and call_id in known:
-        return Asked(name, arguments, call_id)
+        return Asked(name, arguments, server, call_id)
     msg = "This agent asks for an approval that cannot be given here."
     raise TurnError(msg)
 
 
-def _request(asked: Asked, item: ToolApprovalItem) -> dict[str, Any]:
+def _request(asked: Asked) -> dict[str, Any]:
     return {
         "type": "mcp_approval_request",
         "name": asked.name,
         "arguments": asked.arguments,
-        "server_label": getattr(item.raw_item, "server_label", None) or "agent",
+        "server_label": asked.server,
     }
 
 

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from channel.masking import masked
 from channel.loading import AgentReferenceError
 
 
@@ -15,8 +16,8 @@ _HOW: Final = (
     "write it as openai:<model>@<base url>, such as openai:qwen3:8b@http://localhost:11434/v1"
 )
 _BASE_URL: Final = re.compile(r"@(?=https?://)", re.IGNORECASE)
-_HOST_ALONE: Final = re.compile(r"@((localhost|[\w.-]+:\d+)(/|$)|$)", re.IGNORECASE)
-_CREDENTIALS: Final = re.compile(r"//[^/]*@")
+_A_URL: Final = re.compile(r"https?://", re.IGNORECASE)
+_HOST_ALONE: Final = re.compile(r"@(localhost$|.*[./:]|$)", re.IGNORECASE)
 _ROUTES: Final = ("/responses", "/chat/completions")
 
 
@@ -32,21 +33,21 @@ def parse_reference(reference: str) -> UpstreamReference:
     """Parse `openai:<model>[@<base url>]`, or the same with `openai-chat:`.
 
     A model's name may hold anything but spaces: the base URL begins at the last `@` before an `http`.
-    Raises `AgentReferenceError`.
+    Without a base URL, what follows an `@` in it may be a version, but nothing that looks like a
+    host: a key and what is said must not go to OpenAI by mistake. Raises `AgentReferenceError`.
     """
     scheme, _, rest = reference.partition(":")
     ats = [match.start() for match in _BASE_URL.finditer(rest)]
     at = ats[-1] if ats else len(rest)
     model, base_url = rest[:at], rest[at + 1 :].rstrip("/")
     if wrong := _what_is_wrong(model, base_url):
-        shown = _CREDENTIALS.sub("//…@", reference)
-        msg = f"AGENT is {shown!r}, but {wrong}; {_HOW}"
+        msg = f"AGENT is {masked(reference)!r}, but {wrong}; {_HOW}"
         raise AgentReferenceError(msg)
     return UpstreamReference(model, base_url or OPENAI, scheme == "openai-chat")
 
 
 def _what_is_wrong(model: str, base_url: str) -> str | None:  # noqa: PLR0911 - one for each mistake
-    if not model:
+    if not model or (not base_url and _A_URL.match(model)):
         return "it names no model"
     if not base_url:
         is_url_meant = _HOST_ALONE.search(model)

@@ -9,6 +9,7 @@ from weakref import WeakSet
 from strands import Agent as StrandsAgent
 from strands.hooks import BeforeToolCallEvent, BeforeToolsEvent
 from strands.middleware import (
+    ExecuteToolContext,
     ExecuteToolStage,
     InvokeModelContext,
     InvokeModelResult,
@@ -37,14 +38,22 @@ from channel.agents.strands.telling import Telling
 from channel.agents.strands.tools import DeclaredTool, FinalAnswer, wanted_form
 
 
+DEFAULT_TURNS: Final = 100
+"""Calls of the model in one turn, after which the response is incomplete: Strands itself has no limit."""
+
+
+class ToolExitError(Exception):
+    """What runs in a turn wanted to end the process (`SystemExit`)."""
+
+
 def adapt(
     target: Any, fresh: Callable[[], Any] | None = None, *, limits: Limits | None = None
 ) -> Agent:
     """Return a Strands agent as an agent.
 
     Each turn runs on an agent that `fresh` made, or on a copy of the target as it is now; its tools
-    find the turn in `invocation_state["turn"]`. `limits` are those of `stream_async`, for each turn.
-    Raises `TypeError` for an agent that keeps more than one turn itself, a graph and a swarm.
+    find the turn in `invocation_state["turn"]`. `limits` are those of `stream_async`, for each turn;
+    unless they say how many times the model is called, it is `DEFAULT_TURNS`. Raises `TypeError` for an agent that keeps more than one turn itself, a graph and a swarm.
     """
     _require_servable(target, is_made_anew=fresh is not None)
     template = copy_of(target)
@@ -115,7 +124,8 @@ class _Run:
         silence(own)
         self._own = own
         self._turn = turn
-        self._form = json_format(turn)
+        self._form = _object_format(turn)
+        self._exit: ToolExitError | None = None
         self._answers = _answering_tool(own, self._form)
         self._clients = _declare(own, turn, self._answers)
         self._instructions = "\n\n".join(instructions_of(turn))
@@ -130,6 +140,7 @@ class _Run:
         self._events: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         own.add_middleware(InvokeModelStage.Input, self._asked)
         own.add_middleware(InvokeModelStage.Output, self._answered)
+        own.add_middleware(ExecuteToolStage, self._executed)
 
     async def events(self) -> AsyncGenerator[AgentEvent, None]:
         """Yield what the run says.
@@ -164,6 +175,14 @@ class _Run:
             yield finish
 
     async def _run(self) -> None:
+        try:
+            await self._told()
+        except SystemExit as error:  # of a hook or a model: out of a task it ends the process
+            raise ToolExitError("the agent wanted to end the process") from error
+        if self._exit is not None:
+            raise self._exit
+
+    async def _told(self) -> None:
         wanted_form.set(self._form)
         events = self._own.stream_async(
             cast("Any", self._asked_for),
@@ -177,6 +196,8 @@ class _Run:
 
     def _asked(self, context: InvokeModelContext) -> InvokeModelContext:
         """Add to a call of the model what the request asks for."""
+        if self._exit is not None:
+            raise self._exit
         specs = context.tool_specs
         if self._form is not None:
             name = FinalAnswer.__name__
@@ -199,6 +220,18 @@ class _Run:
             tool_choice=choice,
             model=model,
         )
+
+    async def _executed(
+        self, context: ExecuteToolContext, execute: Callable[[Any], AsyncGenerator[Any, None]]
+    ) -> AsyncGenerator[Any, None]:
+        """Run a tool, which has a task of its own; where it wants to end the process, the turn fails."""
+        try:
+            async with aclosing(execute(context)) as events:
+                async for event in events:
+                    yield event
+        except SystemExit as error:
+            self._exit = ToolExitError("a tool wanted to end the process")
+            raise self._exit from error
 
     def _answered(self, answer: InvokeModelResult) -> InvokeModelResult:
         """Leave the agent's own calls out of a message that also calls the client's functions.
@@ -226,6 +259,15 @@ class _Run:
         )
 
 
+def _object_format(turn: Turn) -> JsonFormat | None:
+    """Return the form that is wanted: it becomes a tool's arguments, which are an object."""
+    form = json_format(turn)
+    kind = form.schema.get("type", "object") if form and form.schema else "object"
+    if kind != "object" and not (isinstance(kind, list) and "object" in kind):
+        raise unsupported("a schema of anything but an object", "text.format.schema")
+    return form
+
+
 def _answering_tool(own: StrandsAgent, form: JsonFormat | None) -> str | None:
     """Return the name of the tool that takes the answer, where it must have a form."""
     if form is not None:
@@ -244,6 +286,8 @@ def _declare(own: StrandsAgent, turn: Turn, answering: str | None) -> frozenset[
     for tool in tools:
         if tool.name in taken:
             raise unsupported(f"a tool with the name of one of its own, {tool.name}", "tools")
+        if not isinstance(tool.parameters.get("properties", {}), Mapping):
+            raise unsupported(f"the parameters of the tool {tool.name}", "tools")
         registry.register_dynamic_tool(DeclaredTool(tool))
     return frozenset(tool.name for tool in tools)
 
@@ -274,14 +318,11 @@ def _options(turn: Turn) -> Mapping[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _limits(limits: Limits | None, output_tokens: int | None) -> Limits | None:
-    if output_tokens is None:
-        return limits
-    others = limits or Limits()
-    return {
-        **others,
-        "output_tokens": min(output_tokens, others.get("output_tokens", output_tokens)),
-    }
+def _limits(limits: Limits | None, output_tokens: int | None) -> Limits:
+    given: Limits = {"turns": DEFAULT_TURNS, **(limits or {})}
+    if output_tokens is not None:
+        given["output_tokens"] = min(output_tokens, given.get("output_tokens", output_tokens))
+    return given
 
 
 _DELEGATION: Final = "strands.agent._agent_delegation"
@@ -301,4 +342,6 @@ def _may_be_refused(own: StrandsAgent) -> bool:
     callbacks: list[Any] = [each for e in before for each in own.hooks.get_callbacks_for(e)]
     middleware = getattr(vars(own).get("_middleware_registry"), "_handlers", {})
     callbacks += [each.handler for each in middleware.get(ExecuteToolStage, ())]
-    return any(getattr(callback, "__module__", "") != _DELEGATION for callback in callbacks)
+    return any(
+        getattr(callback, "__module__", "") not in (_DELEGATION, __name__) for callback in callbacks
+    )

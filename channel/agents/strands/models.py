@@ -6,6 +6,8 @@ from typing import Any, Final, get_args, get_type_hints
 
 from strands.models import Model, ModelRouter
 
+from channel.agents.strands.endings import CutOffError, wanted_chunks, watch
+
 
 _NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "max_output_tokens": ("max_tokens", "max_completion_tokens"),
@@ -57,7 +59,8 @@ def options_of(model: Model) -> frozenset[str]:
 def tuned(model: Model, options: Mapping[str, Any]) -> Model:
     """Return a copy of a model that is configured with these options; the clients are shared.
 
-    `reasoning` is the effort. Options that the model has no configuration for are left out.
+    `reasoning` is the effort. Options that the model has no configuration for are left out. One of
+    Strands' own models fails where its stream is cut off (`endings`).
     """
     keys = _config_keys(model)
     config: dict[str, Any] = {}
@@ -70,10 +73,12 @@ def tuned(model: Model, options: Mapping[str, Any]) -> Model:
             params |= _param(option, value, model)
     if params:
         config[_PARAMS] = {**_params(model), **params}
-    if not config:
+    if not config and not (wanted_chunks(model) and hasattr(model, "__dict__")):
         return model
     made = _with_own_config(model)
-    made.update_config(**config)
+    if config:
+        made.update_config(**config)
+    watch(made)
     return made
 
 
@@ -93,12 +98,16 @@ class PacedModel:
         return getattr(self._paced_model, name)
 
     async def stream(self, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
-        """Yield the model's chunks, each when the last one was taken."""
+        """Yield the model's chunks, each when the last one was taken; raises `CutOffError`."""
         chunks: AsyncIterable[Any] = self._paced_model.stream(*args, **kwargs)
+        missing = wanted_chunks(self._paced_model)
         try:
             async for chunk in chunks:
                 await self._paced_ready()
+                missing = missing.difference(chunk) if missing else missing
                 yield chunk
+            if missing:
+                raise CutOffError("the model's stream ended before its answer did")
         finally:
             if isinstance(chunks, AsyncGenerator):
                 await chunks.aclose()

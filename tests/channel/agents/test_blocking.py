@@ -8,7 +8,8 @@ from threading import Event, enumerate as threads
 
 import pytest
 
-from channel.agents.blocking import off_loop
+from channel.agents.blocking import MOST_LEFT, TooManyLeftError, off_loop
+from channel.agents.provider_errors import turn_error_of
 
 
 pytestmark = pytest.mark.anyio
@@ -140,6 +141,34 @@ async def test_a_stream_that_is_being_opened_is_closed_unread_when_its_reader_ha
     await happened(stream.closed)
 
     assert stream.given == 0
+
+
+async def test_only_so_many_threads_are_left_behind_that_open_streams() -> None:
+    streams, may_open = [Stream(1) for _ in range(MOST_LEFT)], Event()
+    for stream in streams:
+        is_opening = Event()
+
+        def open_slowly(stream: Stream = stream, is_opening: Event = is_opening) -> Stream:
+            is_opening.set()
+            may_open.wait(PATIENCE_S)
+            return stream
+
+        task = asyncio.create_task(anext(off_loop(open_slowly)))
+        await happened(is_opening)
+        task.cancel()
+        await asyncio.wait({task})
+
+    with pytest.raises(TooManyLeftError) as raised:
+        await anext(off_loop(lambda: Stream(1)))
+
+    error = turn_error_of(raised.value)
+    assert error is not None
+    assert error.status == 503
+    left = [thread for thread in threads() if thread.name == "blocking-stream"]
+    may_open.set()
+    for thread in left:
+        await asyncio.to_thread(thread.join, PATIENCE_S)
+    assert [item async for item in off_loop(lambda: Stream(1))] == [0]
 
 
 async def test_a_stream_that_cannot_be_shut_down_ends_at_its_next_item() -> None:

@@ -380,3 +380,23 @@ def test_what_converse_does_not_take_is_the_clients_error(part: dict[str, Any], 
 
     error = raised.value
     assert (error.status, error.code, error.param) == (400, code, "input")
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"type": "mcp_call", "server_label": "agent"},
+        {"type": "mcp_call", "server_label": "agent", "id": "mcp_1", "name": 5},
+        {"type": "mcp_call", "server_label": "agent", "name": "f", "arguments": "{}"},
+        {
+            "type": "reasoning",
+            "summary": [{"type": "summary_text", "text": 5}],
+            "encrypted_content": signed("s"),
+        },
+    ],
+)
+def test_an_item_that_is_not_what_it_should_be_is_the_clients_error(item: dict[str, Any]) -> None:
+    with pytest.raises(TurnError) as raised:
+        messages_of([user("hi"), item, user("and?")])
+
+    assert (raised.value.status, raised.value.param) == (400, "input")

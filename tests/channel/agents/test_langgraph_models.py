@@ -7,9 +7,13 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.output_parsers import JsonOutputParser, StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
 from langchain_core.runnables import RunnableLambda, RunnablePassthrough
+from langchain_openai import ChatOpenAI
+from langgraph.graph import END, START, MessagesState, StateGraph
+from pydantic import SecretStr
 
 from channel.agents.langgraph import adapt, as_requested
 from channel.agents.langgraph.listening import tool_names
+from channel.agents.langgraph.speech import is_cut_off
 from channel.testing import NoResponseError, Reply, ask_async
 from tests.channel.agents.frameworks.langgraph import (
     Chunk,
@@ -20,6 +24,9 @@ from tests.channel.agents.frameworks.langgraph import (
 )
 from tests.channel.agents.langgraph_graphs import CITY, CLOCK, HELLO, NOON, PLACE, kinds, says
 from tests.channel.agents.scripts import Call, Fail, Say, Spend, Stop, Think
+from tests.channel.asgi import creating, hosted
+from tests.models.openai_server import OpenAIServer
+from tests.models.steps import Truncate
 
 
 pytestmark = pytest.mark.anyio
@@ -627,3 +634,55 @@ def test_names_of_tools_in_the_forms_of_providers() -> None:
 
     assert [*tool_names(tools)] == ["a", "b", "c", "d", "e"]
     assert [*tool_names(None)] == []
+
+
+# --- streams that end before the answer does -------------------------------------------------------
+
+
+def ways_to_host(model: ChatOpenAI) -> dict[str, Any]:
+    def call(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [model.invoke(state["messages"])]}
+
+    graph: Any = StateGraph(MessagesState).add_node("model", call)
+    graph = graph.add_edge(START, "model").add_edge("model", END)
+    return {"model": model, "graph": graph.compile(), "chain": model | StrOutputParser()}
+
+
+@pytest.mark.parametrize("uses_responses", [False, True])
+@pytest.mark.parametrize("way", ["model", "graph", "chain"])
+@pytest.mark.parametrize("is_cut", [True, False])
+async def test_a_stream_that_was_cut_off_fails_the_turn(
+    way: str, uses_responses: bool, is_cut: bool
+) -> None:
+    with OpenAIServer([(Say(("Hel",)), *([Truncate()] if is_cut else []))]) as server:
+        model = ChatOpenAI(
+            model="m",
+            base_url=server.url,
+            api_key=SecretStr("k"),
+            max_retries=0,
+            use_responses_api=uses_responses,
+        )
+        reply = await creating().run(hosted(adapt(ways_to_host(model)[way])))
+
+    failed = (reply.status, reply.json.get("status")) in ((200, "failed"), (500, None))
+    assert failed == is_cut
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        ({}, False),
+        ({"model_provider": "acme"}, False),
+        ({"model_provider": "openai"}, True),
+        ({"model_provider": "openai", "finish_reason": "stop"}, False),
+        ({"model_provider": "openai", "status": "completed"}, False),
+        ({"model_provider": "anthropic", "stop_reason": "end_turn"}, False),
+        ({"model_provider": "anthropic", "stop_reason": None}, True),
+        ({"model_provider": "bedrock_converse", "stopReason": "end_turn"}, False),
+        ({"model_provider": "ollama", "done_reason": "stop"}, False),
+    ],
+)
+def test_an_answer_without_the_reason_that_its_provider_gives_was_cut_off(
+    metadata: dict[str, Any], expected: bool
+) -> None:
+    assert is_cut_off(AIMessage("Hel", response_metadata=metadata)) is expected

@@ -483,6 +483,18 @@ async def test_with_a_responses_api_it_is_asked(make: Make) -> None:
     assert server.paths == [ROUTES["responses"]]
 
 
+async def test_an_upstream_whose_responses_api_has_answered_is_always_asked_by_it(
+    make: Make,
+) -> None:
+    lost = Reply(404, "<html>404 page not found</html>")
+    app, server = make([HELLO, (lost,), HELLO], first_event_grace_s=60)
+
+    statuses = [(await creating().run(app)).status for _ in range(3)]
+
+    assert statuses == [200, 500, 200]
+    assert server.paths == [ROUTES["responses"]] * 3
+
+
 @pytest.mark.parametrize("chosen", ["auto", "responses"])
 async def test_a_model_that_is_not_there_is_not_looked_for_elsewhere(
     make: Make, chosen: str

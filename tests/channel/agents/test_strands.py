@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 import threading
 from base64 import b64encode
 from collections.abc import AsyncGenerator, Callable
@@ -21,6 +22,8 @@ from strands.hooks import (
     BeforeToolCallEvent,
 )
 from strands.models import Model
+from strands.models.openai import OpenAIModel
+from strands.models.openai_responses import OpenAIResponsesModel
 from strands.multiagent import GraphBuilder
 from strands.session import FileSessionManager
 from strands.storage import LocalFileStorage
@@ -29,9 +32,12 @@ from strands.types.exceptions import ContextWindowOverflowException, ModelThrott
 
 from channel.agent import AgentEvent, TextDelta, Turn, Usage
 from channel.agents.strands import adapt
+from channel.agents.strands.adapter import DEFAULT_TURNS
 from tests.channel.agents.frameworks.strands import ScriptedModel, weather
-from tests.channel.agents.scripts import Call, Meet, Say, Spend, Think, Wait
+from tests.channel.agents.scripts import Call, Meet, Say, Spend, Stop, Think, Wait
 from tests.channel.asgi import create, creating, hosted
+from tests.models.openai_server import OpenAIServer
+from tests.models.steps import Truncate
 
 
 pytestmark = pytest.mark.anyio
@@ -536,7 +542,122 @@ async def test_two_forms_at_once_are_not_mixed_up() -> None:
     assert sorted("near" in properties for properties in schemas) == [False, True]
 
 
+# Ends that are none.
+
+
+OpenAIs = type[OpenAIModel] | type[OpenAIResponsesModel]
+
+
+@pytest.mark.parametrize("kind", [OpenAIModel, OpenAIResponsesModel])
+@pytest.mark.parametrize("steps", [(Say(("Hel",)),), (Call("clock", {}, "c1"),), ()])
+async def test_a_stream_that_was_cut_off_fails_the_turn(
+    kind: OpenAIs, steps: tuple[Any, ...]
+) -> None:
+    with OpenAIServer([(*steps, Truncate())]) as server:
+        made = Agent(kind(client_args={"base_url": server.url, "api_key": "k"}, model_id="m"))
+        app = hosted(adapt(made), first_event_grace_s=60)
+
+        reply = await creating(tools=[CLOCK]).run(app)
+
+    assert (reply.status, reply.json.get("status")) in ((200, "failed"), (500, None))
+
+
+@pytest.mark.parametrize("kind", [OpenAIModel, OpenAIResponsesModel])
+@pytest.mark.parametrize(
+    ("step", "status"),
+    [
+        (Say(("Hello.",)), "completed"),
+        (Call("clock", {}, "c1"), "completed"),
+        (Stop("length"), "incomplete"),
+    ],
+)
+async def test_a_stream_that_ends_is_not_cut_off(kind: OpenAIs, step: Any, status: str) -> None:
+    with OpenAIServer([(step, Spend(1, 1))]) as server:
+        model = kind(client_args={"base_url": server.url, "api_key": "k"}, model_id="m")
+        app = hosted(adapt(Agent(model)), first_event_grace_s=60)
+
+        response = await create(app, tools=[CLOCK])
+
+    assert response["status"] == status
+
+
+async def test_a_model_of_another_make_that_gives_no_reason_is_believed() -> None:
+    chunks = [{"contentBlockDelta": {"delta": {"text": "Hi"}}}, {"contentBlockStop": {}}]
+    app, _ = app_of([chunks])
+
+    response = await create(app)
+
+    assert (response["status"], said(response)) == ("completed", "Hi")
+
+
+@pytest.mark.parametrize("executor", [None, SequentialToolExecutor()])
+async def test_a_tool_that_wants_to_end_the_process_fails_the_turn(executor: Any) -> None:
+    @tool
+    def leave() -> str:
+        """Leave."""
+        sys.exit(3)
+
+    app, model = app_of(
+        [(Call("leave", {}, "c1"),), HELLO],
+        tools=[leave],
+        **({"tool_executor": executor} if executor else {}),
+    )
+
+    reply = await creating().run(app)
+
+    assert reply.status == 500
+    assert len(model.seen) == 1
+
+
+async def test_a_hook_that_wants_to_end_the_process_fails_the_turn() -> None:
+    def leave(event: BeforeModelCallEvent) -> None:
+        sys.exit(3)
+
+    made = Agent(ScriptedModel([HELLO]))
+    made.hooks.add_callback(BeforeModelCallEvent, leave)
+    app = hosted(adapt(made), first_event_grace_s=60)
+
+    reply = await creating().run(app)
+
+    assert reply.status == 500
+
+
+# What a request cannot ask for.
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        (
+            {"text": {"format": {"type": "json_schema", "name": "x", "schema": {"type": "array"}}}},
+            "text.format.schema",
+        ),
+        (
+            {"tools": [{"type": "function", "name": "f", "parameters": {"properties": [1]}}]},
+            "tools",
+        ),
+    ],
+)
+async def test_what_no_tool_can_be_made_of_is_the_clients_error(
+    fields: dict[str, Any], param: str
+) -> None:
+    app, _ = app_of([HELLO])
+
+    reply = await creating(**fields).run(app)
+
+    assert (reply.status, reply.json["error"]["param"]) == (400, param)
+
+
 # Options and limits.
+
+
+async def test_a_turn_that_does_not_end_by_itself_is_incomplete() -> None:
+    app, model = app_of([(Call("weather", {"city": "x"}, f"c{n}"),) for n in range(200)])
+
+    response = await create(app)
+
+    assert response["incomplete_details"] == {"reason": "max_output_tokens"}
+    assert len(model.seen) == DEFAULT_TURNS
 
 
 async def test_options_of_a_request_leave_the_model_as_it_was() -> None:
