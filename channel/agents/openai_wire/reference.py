@@ -6,8 +6,8 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from channel.masking import masked
 from channel.loading import AgentReferenceError
+from channel.masking import masked
 
 
 OPENAI: Final = "https://api.openai.com/v1"
