@@ -11,6 +11,7 @@ from typing import Any, Final
 from starlette.applications import Starlette
 
 from channel.auth import Authenticator, DenyAll, FixedKeys, Principal
+from channel.chat.channel import ChatCompletionsChannel
 from channel.host import AgentHost
 from channel.isolation import IsolationKeys
 from channel.ports import Jobs, Telemetry
@@ -48,24 +49,27 @@ def create_host(settings: Settings) -> AgentHost:
     """Build a host; raises `SettingsError` where the settings cannot be met."""
     client = _client(settings)
     stores = {} if settings.table_name is None else _stores(settings, client)  # default: memory
-    channel = ResponsesChannel(
+    shared: dict[str, Any] = {
+        "model": settings.model_name,
+        "allowed_options": settings.caller_options,
+        "keepalive_s": settings.keepalive_s,
+        "first_event_grace_s": settings.first_event_grace_s,
+        "telemetry": _telemetry(settings),
+    }
+    responses = ResponsesChannel(
         **stores,
-        model=settings.model_name,
-        allowed_options=settings.caller_options,
+        **shared,
         shows_tools=settings.show_tools,
-        keepalive_s=settings.keepalive_s,
-        first_event_grace_s=settings.first_event_grace_s,
         jobs=_jobs(settings),
         has_background=settings.has_background,
         has_cancellable_streams=settings.cancellable_streams,
         event_retention_s=settings.event_retention_minutes * 60.0,
         webhooks=_webhooks(settings, client),
         gateway=_gateway(settings, client),
-        telemetry=_telemetry(settings),
     )
     return AgentHost(
         agent_of(settings),
-        channels=[channel],
+        channels=[responses, ChatCompletionsChannel(**shared)],
         authenticator=_authenticator(settings, client),
         cors_origins=settings.cors_origins,
     )

@@ -11,7 +11,6 @@ from starlette.requests import Request
 from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp
 
-from channel.agent import OPTION_NAMES
 from channel.auth import caller_of
 from channel.contract import (
     ChannelContext,
@@ -40,11 +39,13 @@ from channel.responses.operations import (
     ChannelOptions,
     ResponseIdFactory,
     ResponseOperations,
+    option_names,
 )
 from channel.responses.paging import asked_page
 from channel.responses.protocol.errors import RequestError
 from channel.responses.protocol.shapes import checked
 from channel.responses.run import TurnHooks
+from channel.responses.serving import Serving
 from channel.responses.sockets.endpoint import Limits, MakeSockets, WebSocketEndpoint
 from channel.responses.webhooks import Webhooks
 from channel.responses.windows.routes import window_routes
@@ -104,10 +105,6 @@ class ResponsesChannel:
         gateway: MakeSockets | None = None,
     ) -> None:
         """Take the owner's decisions."""
-        unknown = sorted(set(allowed_options) - OPTION_NAMES)
-        if unknown:
-            msg = f"allowed_options has {unknown}; the caller options are {sorted(OPTION_NAMES)}"
-            raise ValueError(msg)
         self.path = path
         self._store = store or InMemoryResponseStore(clock=clock)
         if conversations is None and isinstance(self._store, InMemoryResponseStore):
@@ -131,7 +128,7 @@ class ResponsesChannel:
         self._options = ChannelOptions(
             name=self.name,
             model=model,
-            allowed_options=frozenset(allowed_options),
+            allowed_options=option_names(allowed_options),
             shows_tools=shows_tools,
             first_event_grace_s=first_event_grace_s,
             run_hook=run_hook,
@@ -159,12 +156,13 @@ class ResponsesChannel:
             telemetry=self._telemetry,
         )
         streams = Streams(Follower(background, self._runs, self._clock), self._keepalive_s)
+        serving = Serving(self._telemetry)
         create = Create(
             operations,
             background,
             streams,
             Idempotency(self._idempotency, clock=self._clock),
-            self._telemetry,
+            serving,
             has_cancellable_streams=self._has_cancellable_streams,
         )
         stored = _Stored(operations, background, streams)
@@ -189,7 +187,7 @@ class ResponsesChannel:
                 PlainRoute("/models", models.list_all, methods=["GET"]),
                 PlainRoute("/models/{model:path}", models.retrieve, methods=["GET"]),
             ],
-            on_shutdown=[create.drain, websocket.drain, tasks.drain],
+            on_shutdown=[serving.drain, websocket.drain, tasks.drain],
             jobs=jobs,
             sockets=sockets,
         )

@@ -1,19 +1,18 @@
 """`POST /responses`, and the streams that it and `GET` reply with."""
 
-import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from time import monotonic
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from starlette.types import Receive, Scope, Send
 
 from channel.auth import Caller, caller_of
 from channel.deadline import DEADLINE, Deadline
 from channel.http import JSONReply, error_reply, read_body, request_id
-from channel.ports import StoreError, Telemetry
+from channel.ports import StoreError
 from channel.responses.background.following import Follower, Position
 from channel.responses.background.turns import BackgroundTurns
 from channel.responses.idempotency import (
@@ -24,16 +23,15 @@ from channel.responses.idempotency import (
     Replay,
     result_not_stored,
 )
-from channel.responses.observing import Unobserved
 from channel.responses.operations import Prepared, ResponseOperations
 from channel.responses.protocol.replay import replayed
 from channel.responses.protocol.requests import parse
-from channel.responses.replies import NO_RETRY, failed
-from channel.responses.run import FailedBeforeReplyError, TurnRun, facts_of
+from channel.responses.replies import NO_RETRY, WholeReply, failed
+from channel.responses.run import FailedBeforeReplyError, TurnRun
+from channel.responses.serving import Serving
 from channel.responses.sse import SSEWriter
 
 
-_DRAIN_S: Final = 5.0
 _KEY_HEADER: Final = HEADER.encode()
 
 
@@ -81,7 +79,7 @@ class Create:
         background: BackgroundTurns,
         streams: Streams,
         idempotency: Idempotency,
-        telemetry: Telemetry | None,
+        serving: Serving,
         *,
         has_cancellable_streams: bool,
     ) -> None:
@@ -90,14 +88,8 @@ class Create:
         self._background = background
         self._streams = streams
         self._idempotency = idempotency
-        self._telemetry = telemetry
+        self._serving = serving
         self._has_cancellable_streams = has_cancellable_streams
-        self._running: set[asyncio.Task[Any]] = set()
-
-    async def drain(self) -> None:
-        """Let the turns that a stopping server has cancelled store what they are."""
-        if self._running:
-            await asyncio.wait(self._running, timeout=_DRAIN_S)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -141,27 +133,16 @@ class Create:
         if is_stream and self._has_cancellable_streams and prepared.response.store:
             receive = await self._background.cancellable(prepared, deadline, receive)
         observer = (
-            self._streams.writer(exchange.scope, send) if is_stream else _JSONWriter(turn, send)
+            self._streams.writer(exchange.scope, send)
+            if is_stream
+            else WholeReply(partial(_whole, turn), send)
         )
-        outcome, task = "cancelled", asyncio.current_task()
         try:
-            run = turn.run(observer, receive)
-            if task is not None:
-                self._running.add(task)
-            # A stream waits often, and every wait costs by the depth of what is awaited: a task of
-            # its own is not as deep as all the layers above.
-            await (asyncio.create_task(run) if is_stream else run)
-            outcome = str(turn.response.status)
+            await self._serving.run(
+                turn, observer, receive, started_at=exchange.started_at, is_stream=is_stream
+            )
         except FailedBeforeReplyError as error:
-            outcome = "failed"
             await failed(error.cause).send_to(send)
-            return
-        finally:
-            if task is not None:
-                self._running.discard(task)
-            if self._telemetry is not None:
-                facts = facts_of(turn, outcome, exchange.started_at, is_stream=is_stream)
-                self._telemetry.turn_finished(facts)
 
     async def _begin(
         self, exchange: _Exchange, prepared: Prepared, claimed: Claimed | None
@@ -234,21 +215,6 @@ class Resumed:
         """Serve the request."""
         writer, deadline = self._streams.writer(scope, send), scope.get(DEADLINE)
         await self._streams.follower.follow(self._position, writer, receive, deadline)
-
-
-class _JSONWriter(Unobserved):
-    """Replies with the response once its turn is over."""
-
-    def __init__(self, turn: TurnRun, send: Send) -> None:
-        super().__init__()
-        self._turn = turn
-        self._send = send
-        self._is_closed = False
-
-    async def close(self) -> None:
-        if not self._is_closed:
-            self._is_closed = True
-            await _whole(self._turn).send_to(self._send)
 
 
 def _whole(turn: TurnRun) -> JSONReply:

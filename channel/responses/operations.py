@@ -1,6 +1,6 @@
 """The operations behind the routes: what each asks of the protocol and of the store, in which order."""
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from time import monotonic
@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from channel.agent import AgentEvent, accepted_options
+from channel.agent import OPTION_NAMES, AgentEvent, accepted_options
 from channel.auth import Caller
 from channel.contract import (
     STATE,
@@ -81,6 +81,15 @@ class ChannelOptions(Struct, frozen=True, kw_only=True):
     has_background: bool
     sealer: Sealer
     response_id_factory: ResponseIdFactory | None
+
+
+def option_names(given: Collection[str]) -> frozenset[str]:
+    """Return the `allowed_options` of a channel; raises `ValueError` for a name that is none."""
+    unknown = sorted(set(given) - OPTION_NAMES)
+    if unknown:
+        msg = f"allowed_options has {unknown}; the caller options are {sorted(OPTION_NAMES)}"
+        raise ValueError(msg)
+    return frozenset(given)
 
 
 class _Entered(Struct, frozen=True, gc=False):
@@ -201,7 +210,7 @@ class ResponseOperations:
         *,
         operation: str,
     ) -> Prepared:
-        """Check a request for another operation than `CREATE`, which keeps nothing and holds nothing.
+        """Check a request for an operation that keeps nothing and holds nothing.
 
         Raises `RequestError` and `StoreError`.
         """

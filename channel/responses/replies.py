@@ -1,17 +1,38 @@
-"""Replies of turns that failed before anything was said of them."""
+"""Replies that are not streams: of a turn that is over, and of one that failed before anything was said."""
 
 import logging
+from collections.abc import Callable
 from typing import Final
+
+from starlette.types import Send
 
 from channel.agent import TurnError
 from channel.faults import log_fault
 from channel.http import JSONReply, error_reply, request_id
+from channel.responses.observing import Unobserved
 from channel.responses.protocol.errors import RequestError
 
 
 NO_RETRY: Final = {"x-should-retry": "false"}
 
 _LOG: Final = logging.getLogger(__name__)
+
+
+class WholeReply(Unobserved):
+    """The observer that replies once, when the turn is over, with what `make` returns then."""
+
+    def __init__(self, make: Callable[[], JSONReply], send: Send) -> None:
+        """Send nothing yet."""
+        super().__init__()
+        self._make = make
+        self._send = send
+        self._is_closed = False
+
+    async def close(self) -> None:
+        """Send the reply."""
+        if not self._is_closed:
+            self._is_closed = True
+            await self._make().send_to(self._send)
 
 
 def failed(cause: BaseException) -> JSONReply:

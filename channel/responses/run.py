@@ -75,6 +75,7 @@ class TurnHooks(msgspec.Struct, frozen=True):
 class TurnRun:
     """One turn: `run` it once, then read `response`, `is_kept`, `is_late` and `is_superseded`.
 
+    `told_error` is what the agent itself raised of a failure that came after the reply had begun.
     `save` is None for `store: false`. `request_id` is what the client reads of a fault that is
     not the client's. A turn that is not done at its `deadline` is ended as failed. Without a
     `grace_s` the reply has begun already: every failure is told inside of it. `release` is called
@@ -115,6 +116,7 @@ class TurnRun:
         self._is_abandoned = False
         self._writing: asyncio.Task[None] | None = None
         self.first_event_at: float | None = None
+        self.told_error: TurnError | None = None
         self.is_kept = save is None
         self.is_superseded = False
         self.is_late = False
@@ -397,6 +399,7 @@ class TurnRun:
 
     def _failure(self, error: BaseException) -> ResponseFailure:
         if isinstance(error, TurnError):
+            self.told_error = error
             return ResponseFailure(error.code, error.message)
         is_ours = isinstance(error, StoreError)
         log_fault(_LOG, "turn not stored" if is_ours else "agent failed", error)

@@ -41,7 +41,8 @@ _WHOLE: Final = frozenset(
 """Events that each hold a text as a whole: they are encoded one by one, as they are written."""
 _PIECE_BYTES: Final = 64 * 1024
 """One event larger than this is several writes: there is no other copy of a large text then."""
-_DUE_S: Final = 0.1
+DUE_S: Final = 0.1
+"""Seconds after which what is ready is written, of an agent that never lets anything be flushed."""
 _WHOLE_BYTES: Final = 512  # as it is reckoned until then
 _encode = msgspec.json.Encoder().encode
 _decode_failed = msgspec.json.Decoder(ResponseFailed).decode
@@ -118,7 +119,7 @@ class SSEWriter:
         if is_due or self._size + size > MAX_BATCH_BYTES:
             return True
         # Of an agent that blocks, say; with one that waits there is never more than one event here.
-        return len(self.ready) > 1 and monotonic() - self._written_at > _DUE_S
+        return len(self.ready) > 1 and monotonic() - self._written_at > DUE_S
 
     async def flush(self) -> None:
         """Write what is ready."""
@@ -211,9 +212,12 @@ class SSEWriter:
 
     async def _write_beat(self) -> None:
         if self._told and not (self.ready or self._is_closing or self._lock.locked()):
-            beat = b'{"type":"keepalive","sequence_number":%d}' % self._told.sequence_number
-            self.ready.append(b"event: keepalive\ndata: %b\n\n" % beat)
+            self.ready.append(self._keepalive(self._told.sequence_number))
             await self.flush()
+
+    def _keepalive(self, last_number: int) -> bytes:
+        data = b'{"type":"keepalive","sequence_number":%d}' % last_number
+        return b"event: keepalive\ndata: %b\n\n" % data
 
 
 def _batches(ready: Iterable[bytes | StreamEvent]) -> Iterator[bytes]:

@@ -53,6 +53,14 @@ class Reply:
         assert (done, rest) == ("data: [DONE]", "")
         return [_event(frame) for frame in frames]
 
+    @property
+    def chunks(self) -> list[dict[str, Any]]:
+        """The data of a stream of Chat Completions; what follows its last line is nothing."""
+        assert self.is_stream, self.body
+        *frames, rest = self.body.decode().removesuffix("data: [DONE]\n\n").split("\n\n")
+        assert rest == ""
+        return [json.loads(frame.removeprefix("data: ")) for frame in frames]
+
 
 def _event(frame: str) -> dict[str, Any]:
     name, data = frame.split("\n")
@@ -99,6 +107,10 @@ class Client:
     def post(self, **fields: Any) -> Reply:
         """Ask for a response; the reply may be an error."""
         return self.ask("POST", "/responses", fields)
+
+    def chat(self, **fields: Any) -> Reply:
+        """Ask for a chat completion; the reply may be an error."""
+        return self.ask("POST", "/chat/completions", fields)
 
     def create(self, **fields: Any) -> dict[str, Any]:
         reply = self.post(**fields)
@@ -187,7 +199,9 @@ def _lower(headers: Mapping[str, str]) -> dict[str, str]:
 
 # --- comparing what different doors and stores said ---------------------------------------------
 
-_ID = re.compile(r"\b([a-z]{1,8})_([0-9a-f]{52})([0-9a-f]{4})?\b|\bcall_[0-9a-f]{24}(?![0-9a-f])")
+_ID = re.compile(
+    r"\b([a-z]{1,8})[_-]([0-9a-f]{52})([0-9a-f]{4})?\b|\bcall_[0-9a-f]{24}(?![0-9a-f])"
+)
 _TIME = re.compile(r'"(created_at|completed_at|created)":\d+')
 _OF_A_REQUEST = frozenset(
     {

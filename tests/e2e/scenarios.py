@@ -415,7 +415,7 @@ def unknown_ids_are_not_found(client: Client) -> None:
 
 
 def other_routes_and_methods_are_errors_in_the_same_shape(client: Client) -> None:
-    unknown, wrong = client.get("/chat/completions"), client.ask("PUT", "/responses", {})
+    unknown, wrong = client.get("/completions"), client.ask("PUT", "/responses", {})
 
     assert (unknown.status, unknown.error["code"]) == (404, "unknown_url")
     assert (wrong.status, wrong.headers["allow"]) == (405, "POST")
@@ -495,6 +495,58 @@ def joined(events: Sequence[Mapping[str, Any]], of: str) -> str:
 
 Scenario = Callable[[Client], None]
 
+# --- Chat Completions ----------------------------------------------------------------------------
+
+
+def chat_completions_are_the_same_agents_answers(client: Client) -> None:
+    messages = [{"role": "user", "content": "Hello!"}]
+
+    whole = client.chat(model="agent", messages=messages).json
+    chunks = client.chat(messages=messages, stream=True, stream_options={"include_usage": True})
+
+    assert whole["choices"][0]["message"]["content"] == text_of(client.create(input="Hello!"))
+    *deltas, last, usage = chunks.chunks
+    assert chunks.body.endswith(b"data: [DONE]\n\n")
+    assert "".join(chunk["choices"][0]["delta"]["content"] for chunk in deltas) == HELLO
+    assert last["choices"][0]["finish_reason"] == whole["choices"][0]["finish_reason"] == "stop"
+    assert usage["usage"] == whole["usage"]
+    assert whole["usage"]["total_tokens"] == 16
+
+
+def a_call_goes_through_a_chat_and_back(client: Client) -> None:
+    asked = {"role": "user", "content": "What is the weather in Paris?"}
+    function = {name: value for name, value in WEATHER.items() if name != "type"}
+    tools = [{"type": "function", "function": function}]
+
+    (choice,) = client.chat(messages=[asked], tools=tools).json["choices"]
+    (call,) = choice["message"]["tool_calls"]
+    output = {"role": "tool", "tool_call_id": call["id"], "content": "18 degrees"}
+    answer = client.chat(messages=[asked, choice["message"], output], tools=tools).json
+
+    assert (choice["finish_reason"], choice["message"]["content"]) == ("tool_calls", None)
+    assert call["function"] == {"name": "get_weather", "arguments": '{"city": "Paris"}'}
+    said = answer["choices"][0]["message"]["content"]
+    assert said == "The tool get_weather answered: 18 degrees"
+
+
+def what_goes_wrong_in_a_chat_is_an_error(client: Client) -> None:
+    def saying(content: Any) -> dict[str, Any]:
+        return {"messages": [{"role": "user", "content": content}]}
+
+    wrong = client.chat(**saying(7))
+    for stream in (False, True):
+        failed = client.chat(**saying("demo: fail at once"), stream=stream)
+        assert (failed.status, failed.headers["x-should-retry"]) == (500, "false")
+        assert failed.error["type"] == "server_error"
+    later = client.chat(**saying("demo: fail"))
+    cut = client.chat(**saying("demo: fail"), stream=True)
+
+    assert (wrong.status, wrong.error["param"]) == (400, "messages[0].content")
+    assert (later.status, later.error["code"]) == (500, "server_error")
+    assert cut.chunks[-1].keys() == {"error"}
+    assert b"[DONE]" not in cut.body
+
+
 SCENARIOS: Final[Sequence[Scenario]] = (
     a_response_is_created_and_read_back_as_it_was,
     a_stream_tells_every_event_in_order,
@@ -525,4 +577,7 @@ SCENARIOS: Final[Sequence[Scenario]] = (
     a_body_that_is_no_json_or_too_large_is_refused,
     without_a_good_key_nobody_gets_in,
     the_models_are_listed,
+    chat_completions_are_the_same_agents_answers,
+    a_call_goes_through_a_chat_and_back,
+    what_goes_wrong_in_a_chat_is_an_error,
 )

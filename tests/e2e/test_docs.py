@@ -1,5 +1,6 @@
 """The Python blocks of README and docs run as they stand, against a server as users start it."""
 
+import asyncio
 import gc
 import re
 from collections.abc import Iterator
@@ -8,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.channel.asgi import Wire
+from tests.e2e.scenarios import HELLO
 from tests.e2e.server import running
 
 
@@ -67,3 +70,26 @@ def test_the_blocks_of_the_api_page_run_one_after_another(
     assert int(counted) > 0
     assert framed.strip()
     assert len(set(keyed.split())) == 1
+
+
+def test_the_blocks_of_the_channels_page_run_one_after_another(
+    root: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names: dict[str, Any] = {}
+    try:
+        for block in blocks("docs/channels.md"):
+            exec(block.replace(LOCAL, root), names)
+        said = capsys.readouterr().out
+        key = {"authorization": "Bearer a-long-secret"}
+        asked = [
+            asyncio.run(Wire("POST", "/ask", body=b"Why?", headers=headers).run(names["app"]))
+            for headers in (key, {})
+        ]
+    finally:
+        names["client"].close()
+        names.clear()
+        gc.collect()
+
+    assert said == f"{HELLO}\n"
+    assert [wire.status for wire in asked] == [200, 401]
+    assert asked[0].json == {"answer": "You asked: Why?"}

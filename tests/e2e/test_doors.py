@@ -8,6 +8,8 @@ import pytest
 
 from channel.agents.demo import demo_agent
 from channel.auth import FixedKeys
+from channel.chat.channel import ChatCompletionsChannel
+from channel.contract import Channel
 from channel.host import AgentHost
 from channel.responses.channel import ResponsesChannel
 from handler.app import DEVELOPMENT_KEYS, create_app
@@ -42,9 +44,12 @@ def doors() -> Iterator[Doors]:
     with ExitStack() as stack:
         opened: dict[str, Door] = {}
         # As whoever embeds the host makes it, and as `handler.app` composes it.
-        channel = ResponsesChannel(keepalive_s=0)
+        channels: list[Channel] = [
+            ResponsesChannel(keepalive_s=0),
+            ChatCompletionsChannel(keepalive_s=0),
+        ]
         keys = FixedKeys(DEVELOPMENT_KEYS)
-        embedded = AgentHost(demo_agent(), channels=[channel], authenticator=keys).app
+        embedded = AgentHost(demo_agent(), channels=channels, authenticator=keys).app
         opened["ASGI"] = stack.enter_context(direct(embedded))
         for name, make_event in EVENTS.items():
             opened[name] = stack.enter_context(on_lambda(create_app(SETTINGS), make_event))

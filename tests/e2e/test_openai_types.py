@@ -11,6 +11,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from handler.app import create_app
 from infra.settings import Settings
+from tests.channel.chat.wire import required
 from tests.e2e.doors import Client, direct
 from tests.e2e.scenarios import SCENARIOS, Scenario
 
@@ -57,6 +58,8 @@ def _require_typed(raw: bytes) -> None:
             pass  # the package has no type for it
         case {"deleted": True}:  # which it does not read
             assert body.keys() == {"id", "object", "deleted"}
+        case {"object": "chat.completion" | "chat.completion.chunk"}:
+            required(body)
         case {"type": _}:
             _require_same(STREAM_EVENT.validate_json(raw, strict=True), body)
         case {"object": "response"}:

@@ -27,12 +27,7 @@ from channel.responses.protocol.errors import (
 from channel.responses.protocol.input import input_items
 from channel.responses.protocol.items import Item
 from channel.responses.protocol.requests import Metadata
-from channel.responses.protocol.shapes import (
-    MAX_NESTING,
-    checked,
-    decoding_error,
-    is_nested_deeper,
-)
+from channel.responses.protocol.shapes import checked, decoded
 
 
 MAX_ITEMS: Final = 20
@@ -162,14 +157,7 @@ class Conversations:
 
 
 def _parsed(body: bytes, shape: type[_Shape]) -> _Shape:
-    if is_nested_deeper(body, MAX_NESTING):
-        msg = f"The JSON body is nested more than {MAX_NESTING} levels deep."
-        raise RequestError(msg, code="invalid_value")
-    try:
-        given = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise decoding_error(error) from None
-    return checked(given, shape, "")
+    return checked(decoded(body, msgspec.json.decode), shape, "")
 
 
 def _reply(conversation: Conversation) -> JSONReply:

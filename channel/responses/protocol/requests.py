@@ -13,14 +13,7 @@ from msgspec import Meta, Struct
 from channel.responses.protocol.errors import RequestError
 from channel.responses.protocol.input import input_items
 from channel.responses.protocol.items import Item
-from channel.responses.protocol.shapes import (
-    MAX_NESTING,
-    NAME,
-    checked,
-    decoding_error,
-    is_nested_deeper,
-    missing,
-)
+from channel.responses.protocol.shapes import NAME, checked, decoded, missing
 
 
 _Unit = Annotated[float, Meta(ge=0, le=1)]
@@ -134,13 +127,7 @@ def parse(body: bytes, *, requires_input: bool = True) -> tuple[CreateResponse, 
     Without `requires_input`, a request may have neither input nor anything that it continues.
     Raises `RequestError` (400), with `param` naming the first field that is wrong.
     """
-    if is_nested_deeper(body, MAX_NESTING):
-        msg = f"The JSON body is nested more than {MAX_NESTING} levels deep."
-        raise RequestError(msg, code="invalid_value")
-    try:
-        request = _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise decoding_error(error) from None
+    request = decoded(body, _decode)
     items = input_items(request.input)
     _require_supported(request)
     continued = _continued(request)
@@ -201,7 +188,7 @@ def _with_normal_fields(request: CreateResponse) -> CreateResponse:
     return msgspec.structs.replace(
         request,
         tools=tools,
-        tool_choice=_tool_choice(request.tool_choice, tools),
+        tool_choice=checked_tool_choice(request.tool_choice, tools),
         text=_text(request.text),
         reasoning=_reasoning(request.reasoning),
     )
@@ -223,9 +210,10 @@ def _tool(tool: dict[str, Any], where: str) -> dict[str, Any]:
     return {**tool, **known}
 
 
-def _tool_choice(
-    choice: str | dict[str, Any] | None, tools: list[dict[str, Any]]
+def checked_tool_choice(
+    choice: str | dict[str, Any] | None, tools: Sequence[Mapping[str, Any]]
 ) -> str | dict[str, Any]:
+    """Return the choice, or its default; raises `RequestError` (400) where it does not go with the tools."""
     if choice is None or choice in ("none", "auto"):
         return choice or "auto"
     names = function_names(tools)

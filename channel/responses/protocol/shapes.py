@@ -1,6 +1,7 @@
 """Checking JSON against a shape, with the client's words for what is wrong and where."""
 
 import re
+from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -46,6 +47,17 @@ def is_nested_deeper(data: bytes, levels: int) -> bool:
 # none would take quadratic time.
 _STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _BRACKETS = re.compile(rb"[\[\]{}]")
+
+
+def decoded(body: bytes, decode: Callable[[bytes], _Shape]) -> _Shape:
+    """Return a JSON body as `decode` reads it; raises `RequestError` (400) where it cannot be taken."""
+    if is_nested_deeper(body, MAX_NESTING):
+        msg = f"The JSON body is nested more than {MAX_NESTING} levels deep."
+        raise RequestError(msg, code="invalid_value")
+    try:
+        return decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise decoding_error(error) from None
 
 
 def checked(value: object, shape: type[_Shape], where: str) -> _Shape:

@@ -154,7 +154,7 @@ class ContextWindows:
         whole = Window([*seen.history], [*seen.input])
         too_few, enough = 0, len(whole.history)
         if truncation != "auto" or await self._count_without(seen, whole, enough) > limit:
-            raise _too_long(tokens, limit)
+            raise _too_long(tokens, limit, has_history=bool(whole.history))
         while enough - too_few > 1:
             middle = (too_few + enough) // 2
             if await self._count_without(seen, whole, middle) > limit:
@@ -167,10 +167,11 @@ class ContextWindows:
         return await self.count(replace(seen, history=without_oldest(whole, count).history))
 
 
-def _too_long(tokens: int, limit: int) -> TurnError:
+def _too_long(tokens: int, limit: int, *, has_history: bool) -> TurnError:
+    # Only history can be compacted, or cut.
+    advice = ", compact it, or set 'truncation' to 'auto'." if has_history else "."
     return TurnError(
-        f"The input has {tokens} tokens, but this agent takes {limit} at most. Shorten it, compact "
-        "it, or set 'truncation' to 'auto'.",
+        f"The input has {tokens} tokens, but this agent takes {limit} at most. Shorten it{advice}",
         code="context_length_exceeded",
         status=400,
         param="input",
