@@ -22,7 +22,9 @@ async def agent(turn: Turn) -> AsyncIterator[AgentEvent]:
         yield ToolFinished("clock-1", told)
         yield f"It is {told} in Tokyo."
         return
-    parts = [part for item in turn.history if item.get("role") == "user" for part in item["content"]]
+    parts = [
+        part for item in turn.history if item.get("role") == "user" for part in item["content"]
+    ]
     said = [part["text"] for part in parts if "text" in part]
     yield "You said: "
     for text in [*said, turn.text]:
