@@ -121,13 +121,13 @@ class Approvals:
     """The answers of a turn's input to what was asked: an `mcp_approval_response` for each request.
 
     What was asked is known from what the server kept, never from the items: an item only tells, by
-    its id, which name and arguments an answer is about.
+    its id, which server, name and arguments an answer is about.
     """
 
     def __init__(self, turn: Turn) -> None:
         """Read the turn."""
         self._requests = {
-            item.get("id"): (item.get("name"), item.get("arguments"))
+            item.get("id"): (item.get("server_label"), item.get("name"), item.get("arguments"))
             for item in turn.history
             if item.get("type") == "mcp_approval_request"
         }
@@ -138,9 +138,9 @@ class Approvals:
             and isinstance(item.get("approval_request_id"), str)
         }
 
-    def take(self, name: str, arguments: str) -> Item | None:
-        """Return the answer about a call of that name and arguments, which is then taken, or None."""
-        about = (name, arguments)
+    def take(self, name: str, arguments: str, server: str = "agent") -> Item | None:
+        """Return the answer about a call like this, which is then taken, or None."""
+        about = (server, name, arguments)
         found = next((id_ for id_ in self.left if self._requests.get(id_) == about), None)
         return None if found is None else self.left.pop(found)
 

@@ -110,7 +110,7 @@ def conversation_of(turn: Turn, traits: Traits) -> Conversation:
         items = [*_inputs(turn.items, traits)]
         last = (turn.items[-1].get("id") or "") if turn.items else None
         return Conversation(_paired(items), [], last)
-    done, approved = _answered(unfinished, turn.history, answers)
+    done, approved = _answered(unfinished, answers)
     answers.require_none_left()
     going_on = _paired([*done, *_inputs(turn.input, traits)])
     items = [*_paired([*_inputs(turn.history[:start], traits)]), *going_on]
@@ -146,25 +146,17 @@ def _index_after(items: Sequence[Item], item_id: str | None) -> int | None:
 
 
 def _answered(
-    unfinished: Unfinished, history: Sequence[Item], answers: Approvals
+    unfinished: Unfinished, answers: Approvals
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the open items with the answers to what was asked, and the calls that may now run.
 
-    The answers are taken from `answers`. Only what was asked counts, whatever the history shows of it:
-    an item there only tells, by its id, which server, name and arguments an answer is about.
+    The answers are taken from `answers`. Only what was asked counts, whatever the history shows of it.
     """
     items, approved = unfinished.items, list[dict[str, Any]]()
-    about = {
-        item.get("id"): (item.get("server_label"), item.get("name"), item.get("arguments"))
-        for item in history
-        if item.get("type") == "mcp_approval_request"
-    }
     for asked in unfinished.asked:
-        is_about = (asked.server, asked.name, asked.arguments)
-        found = next((each for each in answers.left if about.get(each) == is_about), None)
-        if found is None:
+        answer = answers.take(asked.name, asked.arguments, asked.server)
+        if answer is None:
             continue
-        answer = answers.left.pop(found)
         if asked.request_id is not None:
             items = [*items, _response(asked.request_id, answer)]
         elif answer.get("approve") is True:

@@ -137,7 +137,13 @@ def test_a_tool_that_was_shown_is_a_call_and_its_output() -> None:
     ]
 
 
-REQUEST = {"type": "mcp_approval_request", "id": "mcpr_1", "name": "pay", "arguments": "{}"}
+REQUEST = {
+    "type": "mcp_approval_request",
+    "id": "mcpr_1",
+    "name": "pay",
+    "arguments": "{}",
+    "server_label": "agent",
+}
 ANSWER = {"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": True}
 
 
@@ -145,6 +151,7 @@ def test_an_approval_is_taken_once_by_the_call_that_its_request_is_about() -> No
     approvals = Approvals(turn(history=[REQUEST], input=[ANSWER]))
 
     assert approvals.take("pay", '{"to": "mallory"}') is None
+    assert approvals.take("pay", "{}", "elsewhere") is None
     assert approvals.take("pay", "{}") == ANSWER
     assert approvals.take("pay", "{}") is None
     approvals.require_none_left()
