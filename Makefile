@@ -3,7 +3,7 @@
 
 .SHELLFLAGS := -eu -c
 .DEFAULT_GOAL := help
-.PHONY: help run new test-agent url keys webhooks test check bench build build-ResponsesFunction start-api deploy requirements clean
+.PHONY: help run new test-agent url keys webhooks deliveries test check bench build build-ResponsesFunction start-api deploy requirements clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -34,6 +34,9 @@ keys: $(VENV)/.local-stamp ## API keys: ARGS="create --principal NAME --table TA
 
 webhooks: $(VENV)/.local-stamp ## webhook endpoints: ARGS="create --principal NAME --url URL --table TABLE", "list …", "delete ID …" or "dead …"
 	@$(BIN)/lambda-responses webhooks $(ARGS)
+
+deliveries: $(VENV)/.local-stamp ## replies that did not arrive: ARGS="list --principal NAME --table TABLE", "retry ID … --function NAME" or "drop ID …"
+	@$(BIN)/lambda-responses deliveries $(ARGS)
 
 test: $(VENV)/.dev-stamp ## all tests
 	@$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
@@ -85,7 +88,7 @@ build-ResponsesFunction: | $(BIN)/python
 	@cd "$(ARTIFACTS_DIR)" && echo "Packages:" *.dist-info | sed 's/\.dist-info//g' | fold -s -w 100
 
 # What people use and Lambda does not; its packages are not in the zip either.
-LOCAL_ONLY := cli.py cli_new.py cli_webhooks.py embedded.py emulator local.py new start_api.py template_check.py
+LOCAL_ONLY := cli.py cli_deliveries.py cli_new.py cli_webhooks.py embedded.py emulator local.py new start_api.py template_check.py
 MEGABYTES := import os, sys; print(round(sum(os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(sys.argv[1]) for name in names) / 1e6, 1))
 
 # Bytecode only counts when Lambda's own version wrote it; hash-based, since a zip changes file times.

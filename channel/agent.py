@@ -112,6 +112,13 @@ class KeptState(Struct, frozen=True):
     state: Mapping[str, Any]
 
 
+class SessionReset(Struct, frozen=True):
+    """Ends what was remembered: no later turn is given anything of this one, or of those before it.
+
+    They stay stored, and a client that continues an older one still has its past.
+    """
+
+
 class Finish(Struct, frozen=True):
     """Ends the response: `stop`, or incomplete by `max_output_tokens` or `content_filter`."""
 
@@ -131,6 +138,7 @@ AgentEvent: TypeAlias = (
     | OutputItem
     | Usage
     | KeptState
+    | SessionReset
     | Finish
 )
 

@@ -1,6 +1,7 @@
 """The channel contract: what a channel gives the host, and what it gets from it."""
 
 import inspect
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import (
@@ -12,6 +13,7 @@ from typing import (
     Protocol,
     TypeAlias,
     TypeVar,
+    get_args,
     runtime_checkable,
 )
 
@@ -19,16 +21,30 @@ from starlette.routing import BaseRoute
 
 from channel.agent import Agent, AgentEvent, TextDelta
 from channel.auth import Caller
-from channel.faults import HookError
+from channel.delivery import DeliveryReport
+from channel.isolation import IsolationKeys
 from channel.jobs import JobHandler
 from channel.responses.protocol.items import Item
+from channel.sessions import SessionStore
+from channel.targets import ChannelIdentity, ResponseTarget
 
 
 STATE: Final = "state"
 """The attribute of a `ChannelRequest` that holds what the agent kept (`Turn.state`)."""
 
+COMMAND_NAME: Final = "[a-z][a-z0-9_-]{0,31}"
+"""What names a command, as a regular expression."""
+
 SessionMode: TypeAlias = Literal["auto", "required", "disabled"]
 """Whether a request uses a session where there is one, must have one (409), or has none."""
+
+
+def checked_session_mode(mode: SessionMode) -> SessionMode:
+    """Return the mode; raises `ValueError` for another one."""
+    if mode not in get_args(SessionMode):
+        msg = f"session_mode is {mode!r}; it must be one of {', '.join(get_args(SessionMode))}"
+        raise ValueError(msg)
+    return mode
 
 
 @dataclass(frozen=True)
@@ -36,15 +52,6 @@ class ChannelSession:
     """What a request continues: a hint, below the caller's own partition."""
 
     isolation_key: str | None = None
-
-
-@dataclass(frozen=True)
-class ChannelIdentity:
-    """Who the caller says to be in a channel's own namespace: text of theirs, which proves nothing."""
-
-    channel: str
-    native_id: str
-    attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True, slots=True)  # not frozen: that alone would cost 4 % of a small request
@@ -73,6 +80,7 @@ class ChannelRequest:
     attributes: Mapping[str, Any] = field(default_factory=dict)
     stream: bool = False
     identity: ChannelIdentity | None = None
+    response_target: ResponseTarget = ResponseTarget.originating
 
 
 _Result = TypeVar("_Result")
@@ -104,14 +112,19 @@ class ChannelRunHook(Protocol):
     def __call__(
         self, request: ChannelRequest, /, *, target: Agent, protocol_request: Any
     ) -> ChannelRequest | Awaitable[ChannelRequest]:
-        """Return the request to run, or raise `RequestError` to refuse it."""
+        """Return the request to run, or raise `RequestError` (or `TurnError`) to refuse it."""
         ...
 
 
-ChannelStreamTransformHook: TypeAlias = Callable[
-    [AgentEvent], AgentEvent | Awaitable[AgentEvent | None] | None
-]
-"""Called with each agent event before it counts: returns it, another one, or None to drop it."""
+ChannelStreamTransformHook: TypeAlias = (
+    Callable[[AgentEvent], AgentEvent | Awaitable[AgentEvent | None] | None]
+    | Callable[[AsyncIterator[AgentEvent]], AsyncIterator[AgentEvent]]
+)
+"""Called with each agent event before it counts: returns it, another one, or None to drop it.
+
+An async generator function is called once for each turn instead, with all of the turn's events: what
+it yields counts. So it can keep something back, and say it at the end.
+"""
 
 ChannelResponseHook: TypeAlias = Callable[
     [HostedRunResult[Any]], HostedRunResult[Any] | Awaitable[HostedRunResult[Any]]
@@ -119,30 +132,59 @@ ChannelResponseHook: TypeAlias = Callable[
 """Called with the finished result before it is stored and sent: returns it, or another one."""
 
 
-async def apply_run_hook(
-    hook: ChannelRunHook, request: ChannelRequest, *, target: Agent, protocol_request: Any
-) -> ChannelRequest:
-    """Call the hook by its convention, awaiting where needed.
-
-    Raises `HookError` where it returns something else than a `ChannelRequest`; what the hook itself
-    raises passes through.
-    """
-    changed = hook(request, target=target, protocol_request=protocol_request)
-    return checked_hook_result(hook, await settled(changed), ChannelRequest)
-
-
 async def settled(value: Any) -> Any:
     """Return the value, awaited where it can be."""
     return await value if inspect.isawaitable(value) else value
 
 
-def checked_hook_result(hook: object, result: Any, kind: type[_Result]) -> _Result:
-    """Return what a hook returned, or raise a `HookError` that names the hook."""
-    if not isinstance(result, kind):
-        name = getattr(hook, "__qualname__", type(hook).__qualname__)
-        msg = f"the hook {name} returned {type(result).__name__}, not {kind.__name__}"
-        raise HookError(msg)
-    return result
+class ChannelCommandContext(Protocol):
+    """What a command is given, and how it answers."""
+
+    @property
+    def request(self) -> ChannelRequest:
+        """The request whose last input item is the command."""
+        ...
+
+    @property
+    def arguments(self) -> str:
+        """The text after the name, without the space around it."""
+        ...
+
+    @property
+    def commands(self) -> Mapping[str, "ChannelCommand"]:
+        """The channel's commands that this caller may use, by name."""
+        ...
+
+    async def reply(self, text: str, /) -> None:
+        """Say a piece of the reply, which is streamed at once; several of them add up."""
+        ...
+
+    async def reset_session(self) -> None:
+        """End what was remembered: no later turn is given anything of this one, or of those before it.
+
+        Raises `StoreError`.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ChannelCommand:
+    """A command of a channel's users: what `/name` at the beginning of a message does.
+
+    `handle` answers in place of the agent. For whom `is_for` returns False there is no such command:
+    their text is the agent's. Raises `ValueError` for a name that cannot be one.
+    """
+
+    name: str
+    description: str
+    handle: Callable[[ChannelCommandContext], Awaitable[None]]
+    is_for: Callable[[Caller], bool] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a name that nobody could type."""
+        if not re.fullmatch(COMMAND_NAME, self.name):
+            msg = f"{self.name!r} is no name of a command: it must match {COMMAND_NAME}"
+            raise ValueError(msg)
 
 
 class Sockets(Protocol):
@@ -176,7 +218,7 @@ class PlainRoute(NamedTuple):
 class ChannelContribution:
     """What a channel adds to the app: routes below its path, lifespan callbacks, and jobs by kind.
 
-    `sockets` takes the WebSocket connections of a gateway.
+    `sockets` takes the WebSocket connections of a gateway. `commands` are what its users may type.
     """
 
     routes: Sequence[BaseRoute | PlainRoute] = ()
@@ -184,6 +226,42 @@ class ChannelContribution:
     on_shutdown: Sequence[Callable[[], Awaitable[None]]] = ()
     jobs: Mapping[str, JobHandler] = field(default_factory=dict)
     sockets: Sockets | None = None
+    commands: Sequence[ChannelCommand] = ()
+
+
+class OpenedDelivery(Protocol):
+    """Where the reply of one request goes, decided before its turn runs; `deliver` it once."""
+
+    @property
+    def include_originating(self) -> bool:
+        """Whether the originator reads the reply itself, rather than an acknowledgement."""
+        ...
+
+    async def deliver(
+        self, response_id: str, *, status: str, text: str, left_s: float | None = None
+    ) -> DeliveryReport:
+        """Push the text to all destinations within `left_s` seconds; what goes wrong is in the report."""
+        ...
+
+
+class Delivers(Protocol):
+    """Sends replies elsewhere than they came from (`channel.delivering.Deliveries`)."""
+
+    async def chosen(self, caller: Caller, given: Any) -> ResponseTarget:
+        """Return the target that a body's `response_target` asks for.
+
+        Raises `RequestError` (400) where it is malformed, unknown or not the caller's to choose, and
+        `StoreError`.
+        """
+        ...
+
+    async def opened(self, request: ChannelRequest) -> OpenedDelivery | None:
+        """Note who is calling, and return where the reply goes; None where that is its origin alone.
+
+        Raises `RequestError` for an identity that is too large, before anything is noted, and
+        `StoreError`.
+        """
+        ...
 
 
 class ChannelContext(Protocol):
@@ -192,6 +270,23 @@ class ChannelContext(Protocol):
     @property
     def target(self) -> Agent:
         """The hosted agent."""
+        ...
+
+    @property
+    def deliveries(self) -> Delivers | None:
+        """What sends replies elsewhere than they came from; None where the host does not."""
+        ...
+
+    @property
+    def sessions(self) -> SessionStore | None:
+        """Where a chat goes on whose request names nothing to continue; None where it starts afresh."""
+        ...
+
+    async def reset_session(self, keys: IsolationKeys, session_key: str, /) -> bool:
+        """Let the next turn of a session start afresh; False where it would have done so anyway.
+
+        What was said stays stored, and can be continued by the id of its response. Raises `StoreError`.
+        """
         ...
 
     def run_stream(self, request: ChannelRequest, /) -> AsyncIterator[AgentEvent]:

@@ -15,19 +15,24 @@ from starlette.types import ASGIApp
 
 from channel.agent import Agent, AgentEvent
 from channel.auth import READINESS_PATH, Authentication, Authenticator, DenyAll
+from channel.commands import by_name
 from channel.contract import (
     Channel,
+    ChannelCommand,
     ChannelContribution,
     ChannelRequest,
     HostedRunResult,
     PlainRoute,
     Sockets,
 )
+from channel.delivering import Deliveries, DeliveryOptions
 from channel.faults import log_fault
 from channel.http import ErrorReplies, RequestIds
+from channel.identities import identity_routes
+from channel.isolation import IsolationKeys
 from channel.jobs import JobHandler
 from channel.loading import as_agent
-from channel.responses.protocol.errors import RequestError
+from channel.sessions import SessionStore, session_required
 from channel.turns import turn_of
 
 
@@ -40,7 +45,9 @@ class AgentHost:
     """Hosts an agent behind channels; `app` is what a server or a Lambda handler serves.
 
     Without an `authenticator` nobody gets in but the health check. `cors_origins` are the web
-    origins whose pages may call the app from a browser.
+    origins whose pages may call the app from a browser. With `delivery`, replies can go elsewhere
+    than they came from. With `sessions`, a request of a delegate that names a chat, and nothing to
+    continue, goes on where that chat was (a client of OpenAI's may expect it to start afresh).
     """
 
     def __init__(
@@ -50,6 +57,8 @@ class AgentHost:
         channels: Sequence[Channel],
         authenticator: Authenticator | None = None,
         cors_origins: Sequence[str] = (),
+        delivery: DeliveryOptions | None = None,
+        sessions: SessionStore | None = None,
     ) -> None:
         """Take the target (a function over a turn, or a framework's agent) and its channels.
 
@@ -59,21 +68,25 @@ class AgentHost:
         self.channels = tuple(channels)
         self.authenticator: Authenticator = authenticator or DenyAll()
         self._cors_origins = tuple(cors_origins)
+        self.sessions = sessions
+        self.deliveries = None if delivery is None else Deliveries(self.channels, delivery)
 
     @cached_property
     def app(self) -> Starlette:
         """The app, built once."""
         contributions = [*zip(self.channels, self._contributions, strict=True)]
         return _App(
-            routes=_routes(contributions),
+            routes=[*_routes(contributions), *self._identities()],
             middleware=self._middleware(),
-            lifespan=_lifespan(self._contributions, self.target),
+            lifespan=_lifespan(self._contributions, self._closing()),
         )
 
     @cached_property
     def jobs(self) -> Mapping[str, JobHandler]:
         """What runs the jobs that the channels start, by kind."""
-        return {kind: run for each in self._contributions for kind, run in each.jobs.items()}
+        own = self.deliveries.jobs if self.deliveries is not None else {}
+        channels = {kind: run for each in self._contributions for kind, run in each.jobs.items()}
+        return {**own, **channels}
 
     @property
     def sockets(self) -> Sockets | None:
@@ -81,9 +94,16 @@ class AgentHost:
         found = (each.sockets for each in self._contributions)
         return next((sockets for sockets in found if sockets is not None), None)
 
+    @property
+    def commands(self) -> Mapping[str, ChannelCommand]:
+        """What users may type, by name, over all channels; each recognises its own."""
+        return by_name(command for each in self._contributions for command in each.commands)
+
     @cached_property
     def _contributions(self) -> list[ChannelContribution]:
-        return [channel.contribute(self) for channel in self.channels]
+        made = [channel.contribute(self) for channel in self.channels]
+        by_name(command for each in made for command in each.commands)  # one name, one command
+        return made
 
     def serve(self, host: str = "127.0.0.1", port: int = 8000, **config: Any) -> None:
         """Serve the app until interrupted; `config` goes to uvicorn (the `local` extra)."""
@@ -98,14 +118,31 @@ class AgentHost:
         """Run the target (`ChannelContext.run_stream`)."""
         has_session = request.session is not None and request.session.isolation_key is not None
         if request.session_mode == "required" and not has_session:
-            msg = "This request needs a session to continue, such as a 'previous_response_id'."
-            raise RequestError(msg, code="session_required", status=409)
+            raise session_required()
         return self.target(turn_of(request))
 
     async def run(self, request: ChannelRequest, /) -> HostedRunResult[Sequence[AgentEvent]]:
         """Run the target to its end (`ChannelContext.run`)."""
         said = [event async for event in self.run_stream(request)]
         return HostedRunResult(said, request.session)
+
+    async def reset_session(self, keys: IsolationKeys, session_key: str, /) -> bool:
+        """Let the next turn of a session start afresh (`ChannelContext.reset_session`)."""
+        return self.sessions is not None and await self.sessions.forget(keys, session_key)
+
+    def _identities(self) -> list[BaseRoute]:
+        if self.deliveries is None or self.deliveries.path is None:
+            return []
+        return _below(self.deliveries.path, identity_routes(self.deliveries))
+
+    def _closing(self) -> list[_Callback]:
+        """Return what is to be let go of after the channels."""
+        closing: list[_Callback] = []
+        if self.deliveries is not None:
+            closing.append(self.deliveries.drain)
+        if (close := getattr(self.target, "aclose", None)) is not None:
+            closing.append(close)
+        return closing
 
     def _middleware(self) -> list[Middleware]:
         stack = [Middleware(RequestIds)]
@@ -171,7 +208,7 @@ def _cors(origins: Sequence[str]) -> Middleware:
     return Middleware(
         CORSMiddleware,
         allow_origins=list(origins),
-        allow_methods=["GET", "POST", "DELETE"],
+        allow_methods=["GET", "POST", "PUT", "DELETE"],
         # Browsers do not count `authorization` under a wildcard; Starlette echoes what was asked.
         allow_headers=["*"],
         expose_headers=["x-request-id", "retry-after", "x-should-retry", "idempotent-replayed"],
@@ -180,12 +217,11 @@ def _cors(origins: Sequence[str]) -> Middleware:
 
 
 def _lifespan(
-    contributions: Sequence[ChannelContribution], target: Agent
+    contributions: Sequence[ChannelContribution], closing: Sequence[_Callback]
 ) -> Callable[[Starlette], Any]:
     startup = [callback for each in contributions for callback in each.on_startup]
     shutdown = [callback for each in contributions for callback in each.on_shutdown]
-    if (close := getattr(target, "aclose", None)) is not None:
-        shutdown.append(close)
+    shutdown += closing
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:

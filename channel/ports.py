@@ -42,13 +42,16 @@ class StoredTurn(Struct, frozen=True, gc=False, omit_defaults=True):
     """One turn as it is kept: its own new input items (normalised, with ids) and its response.
 
     `job` is what a worker needs to run a turn that was only begun: a finished one has none. `state` is
-    what the agent wants back in the next turn (`KeptState`), where it wants anything.
+    what the agent wants back in the next turn (`KeptState`), where it wants anything. One that
+    `resets` is the end of what was remembered (`SessionReset`): it can be continued, but of it and of
+    the turns before it a later one is given nothing.
     """
 
     input: list[Item]
     response: Response
     job: dict[str, Any] | None = None
     state: dict[str, Any] | None = None
+    resets: bool = False
 
 
 class ConcludedError(Exception):

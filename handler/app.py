@@ -12,6 +12,9 @@ from starlette.applications import Starlette
 
 from channel.auth import Authenticator, DenyAll, FixedKeys, Principal
 from channel.chat.channel import ChatCompletionsChannel
+from channel.commands import HELP, RESET
+from channel.delivering import DeliveryOptions, own_destinations
+from channel.delivery import ChannelPush, IdentityStore, UndeliveredStore
 from channel.host import AgentHost
 from channel.isolation import IsolationKeys
 from channel.ports import Jobs, Telemetry
@@ -49,12 +52,18 @@ def create_host(settings: Settings) -> AgentHost:
     """Build a host; raises `SettingsError` where the settings cannot be met."""
     client = _client(settings)
     stores = {} if settings.table_name is None else _stores(settings, client)  # default: memory
+    sessions = stores.pop("sessions", None)
+    if settings.chat_sessions and sessions is None:
+        from channel.memory_sessions import InMemorySessionStore
+
+        sessions = InMemorySessionStore()
     shared: dict[str, Any] = {
         "model": settings.model_name,
         "allowed_options": settings.caller_options,
         "keepalive_s": settings.keepalive_s,
         "first_event_grace_s": settings.first_event_grace_s,
         "telemetry": _telemetry(settings),
+        "commands": (RESET, HELP) if settings.commands else (),
     }
     responses = ResponsesChannel(
         **stores,
@@ -72,6 +81,8 @@ def create_host(settings: Settings) -> AgentHost:
         channels=[responses, ChatCompletionsChannel(**shared)],
         authenticator=_authenticator(settings, client),
         cors_origins=settings.cors_origins,
+        delivery=_delivery(settings, client),
+        sessions=sessions,
     )
 
 
@@ -101,7 +112,15 @@ def _stores(settings: Settings, client: Any) -> dict[str, Any]:
     table = settings.table_name or ""
     secret = TenantSecret(Table(client, table))
     retention_s = settings.retention_days * 24 * 3600.0
+    sessions: dict[str, Any] = {}
+    if settings.chat_sessions:
+        from infra.dynamodb.sessions import DynamoDBSessionStore
+
+        sessions["sessions"] = DynamoDBSessionStore(
+            client, table, secret=secret, retention_s=retention_s
+        )
     return {
+        **sessions,
         "store": DynamoDBResponseStore(
             client,
             table,
@@ -132,6 +151,63 @@ def _webhooks(settings: Settings, client: Any) -> Webhooks | None:
         return WebhookDeliveries(WebhookTable(client, table), sender)
 
     return _LateWebhooks(make)
+
+
+def _delivery(settings: Settings, client: Any) -> DeliveryOptions | None:
+    """Return what delivers; None where a reply goes back and nowhere else, which then costs nothing."""
+    channels = _push_channels(settings, client)
+    if not (channels or settings.caller_targets):
+        return None
+    identities: IdentityStore
+    undelivered: UndeliveredStore
+    if settings.table_name is None:
+        from channel.memory_delivery import InMemoryIdentityStore, InMemoryUndeliveredStore
+
+        identities, undelivered = InMemoryIdentityStore(), InMemoryUndeliveredStore()
+    else:
+        from infra.dynamodb.client import Table
+        from infra.dynamodb.identities import DynamoDBIdentityStore
+        from infra.dynamodb.secret import TenantSecret
+        from infra.dynamodb.undelivered import DynamoDBUndeliveredStore
+
+        table = settings.table_name
+        identities = DynamoDBIdentityStore(
+            client,
+            table,
+            secret=TenantSecret(Table(client, table)),
+            retention_s=settings.retention_days * 24 * 3600.0,
+        )
+        undelivered = DynamoDBUndeliveredStore(client, table)
+    return DeliveryOptions(
+        identities=identities,
+        undelivered=undelivered,
+        push_channels=channels,
+        jobs=_jobs(settings),
+        authorize=own_destinations(channels) if settings.caller_targets else None,
+    )
+
+
+def _push_channels(settings: Settings, client: Any) -> list[ChannelPush]:
+    """Return the channels of `PUSH_CHANNELS`; webhooks are none where no table has their endpoints."""
+    channels: list[ChannelPush] = []
+    for kind, place in settings.push_channels:
+        if kind == "eventbridge":
+            from infra.push_channels.eventbridge import EventBridgePush, make_events_client
+
+            make_events = partial(make_events_client, place, settings.region)
+            channels.append(EventBridgePush(make_events, place))
+        elif kind == "sns":
+            from infra.push_channels.sns import SNSPush, make_sns_client
+
+            channels.append(SNSPush(partial(make_sns_client, place), place))
+        elif settings.table_name is not None:
+            from infra.dynamodb.webhooks import WebhookTable
+            from infra.push_channels.webhook import WebhookPush
+            from infra.webhook_sender import WebhookSender
+
+            sender = WebhookSender(allow_private=settings.webhooks_allow_private)
+            channels.append(WebhookPush(WebhookTable(client, settings.table_name), sender))
+    return channels
 
 
 class _LateWebhooks:

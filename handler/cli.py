@@ -13,6 +13,7 @@ import click
 from botocore.exceptions import NoRegionError
 
 from channel.ports import StoreError
+from handler.cli_deliveries import deliveries
 from handler.cli_new import new
 from handler.cli_webhooks import webhooks
 from infra import api_keys
@@ -117,6 +118,7 @@ def check_template(path: Path) -> None:
 
 main.add_command(new)
 main.add_command(webhooks)
+main.add_command(deliveries)
 
 
 @main.group()

@@ -63,6 +63,14 @@ class Settings(Struct, frozen=True, kw_only=True):
                                                          can be read again after it ended
     CANCELLABLE_STREAMS        0                         streams can be cancelled by their id, for one
                                                          write more each
+    COMMANDS                   0                         users may type /reset and /help
+    CHAT_SESSIONS              0                         requests of a delegate that name a chat, and
+                                                         nothing to continue, go on where that chat was
+    CALLER_TARGETS             0                         callers may choose where a reply goes, among
+                                                         the identities that are theirs
+    PUSH_CHANNELS              none                      where a reply may go besides its own channel, by
+                                                         comma: webhook, eventbridge:<bus name or ARN>,
+                                                         sns:<topic ARN>
     WEBHOOKS_ALLOW_PRIVATE     0 (make run: 1)           webhooks may go to http and private addresses
     STRICT_READS               0                         strongly consistent reads, at twice the price
     FUNCTION_URL_MODE          RESPONSE_STREAM           what the function URL expects: that, or
@@ -108,6 +116,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     retention_days: int = 30
     event_retention_minutes: int = 60
     cancellable_streams: bool = False
+    commands: bool = False
+    chat_sessions: bool = False
+    caller_targets: bool = False
+    push_channels: tuple[tuple[str, str], ...] = ()
+    """Each kind once, with its bus or its topic."""
     webhooks_allow_private: bool = False
     strict_reads: bool = False
     url_streams: bool = True
@@ -165,6 +178,10 @@ class Settings(Struct, frozen=True, kw_only=True):
                 read.number("EVENT_RETENTION_MINUTES", 60, 1, 1440, whole=True)
             ),
             cancellable_streams=read.switch("CANCELLABLE_STREAMS", default=False),
+            commands=read.switch("COMMANDS", default=False),
+            chat_sessions=read.switch("CHAT_SESSIONS", default=False),
+            caller_targets=read.switch("CALLER_TARGETS", default=False),
+            push_channels=read.value("PUSH_CHANNELS", (), _push_channels),
             webhooks_allow_private=read.switch("WEBHOOKS_ALLOW_PRIVATE", default=False),
             strict_reads=read.switch("STRICT_READS", default=False),
             url_streams=read.value(
@@ -425,6 +442,27 @@ def _options(given: str) -> frozenset[str]:
         msg = f"a comma-separated list of {', '.join(sorted(OPTION_NAMES))}"
         raise ValueError(msg)
     return names
+
+
+def _push_channels(given: str) -> tuple[tuple[str, str], ...]:
+    found: dict[str, str] = {}
+    for entry in _split(given):
+        kind, _, place = entry.partition(":")
+        if kind in found or not _PUSH_CHANNEL.fullmatch(entry):
+            msg = (
+                "a comma-separated list of webhook, eventbridge:<bus name or ARN> and "
+                "sns:<topic ARN>, each at most once"
+            )
+            raise ValueError(msg)
+        found[kind] = place
+    return tuple(found.items())
+
+
+_PUSH_CHANNEL: Final = re.compile(
+    r"webhook"
+    r"|eventbridge:(arn:[\w-]+:events:[\w-]+:\d{12}:event-bus/)?[A-Za-z0-9/._-]{1,256}"
+    r"|sns:arn:[\w-]+:sns:[\w-]+:\d{12}:[A-Za-z0-9_-]{1,256}(\.fifo)?"
+)
 
 
 def _origins(given: str) -> tuple[str, ...]:

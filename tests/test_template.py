@@ -225,6 +225,67 @@ def test_the_role_reads_the_secret_of_an_upstreams_key_only_where_there_is_one()
     assert template()["Parameters"]["OpenAIApiKeySecret"]["Default"] == ""
 
 
+def policy_where(condition: str, name: str) -> dict[str, Any]:
+    """Return the one statement of the one policy that is made under a condition."""
+    policy = resources()[name]["Properties"]
+    assert made_where(condition) == ["AWS::IAM::Policy"]
+    assert policy["Roles"] == [{"Ref": "Role"}]
+    (statement,) = policy["PolicyDocument"]["Statement"]
+    found: dict[str, Any] = statement
+    return found
+
+
+def test_the_role_reaches_a_bus_or_a_topic_only_where_one_is_named() -> None:
+    bus = policy_where("HasEventBus", "EventBusPolicy")
+    topic = policy_where("HasTopic", "TopicPolicy")
+
+    assert (bus["Action"], bus["Resource"]) == ("events:PutEvents", {"Ref": "EventBusArn"})
+    assert (topic["Action"], topic["Resource"]) == ("sns:Publish", {"Ref": "TopicArn"})
+    for name, default in {"WebhookPush": "off", "EventBusArn": "", "TopicArn": ""}.items():
+        assert template()["Parameters"][name]["Default"] == default
+
+
+BUS = "arn:aws:events:eu-west-1:123456789012:event-bus/replies"
+TOPIC = "arn:aws-cn:sns:cn-north-1:123456789012:replies.fifo"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        (set(), ()),
+        ({"HasWebhookPush"}, (("webhook", ""),)),
+        ({"HasTopic"}, (("sns", TOPIC),)),
+        (
+            {"HasWebhookPush", "HasEventBus", "HasTopic"},
+            (("webhook", ""), ("eventbridge", BUS), ("sns", TOPIC)),
+        ),
+    ],
+)
+def test_the_parameters_become_the_push_channels(
+    chosen: set[str], expected: tuple[tuple[str, str], ...]
+) -> None:
+    function = template()["Resources"]["ResponsesFunction"]["Properties"]
+    separator, parts = function["Environment"]["Variables"]["PUSH_CHANNELS"]["Fn::Join"]
+    values = []
+    for condition, then, otherwise in (part["Fn::If"] for part in parts):
+        value = then if condition in chosen else otherwise
+        values.append(value["Fn::Sub"] if isinstance(value, dict) else value)
+    joined = separator.join(values).replace("${EventBusArn}", BUS).replace("${TopicArn}", TOPIC)
+
+    assert Settings.from_env({"PUSH_CHANNELS": joined}).push_channels == expected
+
+
+@pytest.mark.parametrize("name", ["EventBusArn", "TopicArn"])
+def test_what_replies_may_go_to_is_one_whole_arn(name: str) -> None:
+    pattern = template()["Parameters"][name]["AllowedPattern"]
+    arn = {"EventBusArn": BUS, "TopicArn": TOPIC}[name]
+
+    assert re.match(pattern, "")
+    assert re.match(pattern, arn)
+    for bad in (f"{arn},webhook", f"{arn}*", arn.rpartition(":")[2], f"{arn} "):
+        assert not re.match(pattern, bad)
+
+
 @pytest.mark.parametrize(
     ("secret", "is_allowed"),
     [

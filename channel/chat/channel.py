@@ -1,7 +1,7 @@
 """`ChatCompletionsChannel`: `POST /chat/completions`, from its HTTP request to a turn and back."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import partial
 from time import monotonic
 
@@ -9,13 +9,17 @@ from starlette.types import Receive, Scope, Send
 
 from channel.chat.replies import ChunkWriter, named, whole
 from channel.chat.requests import ChatRequest, parse
+from channel.commands import by_name
 from channel.contract import (
+    ChannelCommand,
     ChannelContext,
     ChannelContribution,
     ChannelResponseHook,
     ChannelRunHook,
     ChannelStreamTransformHook,
     PlainRoute,
+    SessionMode,
+    checked_session_mode,
 )
 from channel.http import read_body
 from channel.ports import Clock, Telemetry
@@ -32,9 +36,11 @@ class ChatCompletionsChannel:
 
     `allowed_options` are request fields, by their names in the Responses API, that reach the agent
     besides those it declared itself (`channel.agent.accepts`). `keepalive_s` (0: never) and
-    `first_event_grace_s` are seconds.
+    `first_event_grace_s` are seconds. `commands` are what users may type (`channel.commands`).
+    `session_mode` says whether a request carries the chat that it names as a session: with `auto` it
+    does, with `required` it must (409). Either way nothing goes on where that chat was.
 
-    Raises `ValueError` for an unknown option name.
+    Raises `ValueError` for an unknown option name or session mode, and for two commands of one name.
     """
 
     name = "chat_completions"
@@ -52,9 +58,12 @@ class ChatCompletionsChannel:
         stream_transform_hook: ChannelStreamTransformHook | None = None,
         telemetry: Telemetry | None = None,
         clock: Clock = time.time,
+        commands: Sequence[ChannelCommand] = (),
+        session_mode: SessionMode = "disabled",
     ) -> None:
         """Take the owner's decisions."""
         self.path = path
+        self._commands = tuple(by_name(commands).values())
         self._keepalive_s = keepalive_s
         self._turns = partial(
             StatelessTurns,
@@ -67,13 +76,17 @@ class ChatCompletionsChannel:
             stream_transform_hook=stream_transform_hook,
             telemetry=telemetry,
             clock=clock,
+            commands=self._commands,
+            session_mode=checked_session_mode(session_mode),
         )
 
     def contribute(self, context: ChannelContext, /) -> ChannelContribution:
         """Return the route."""
         turns = self._turns(context)
         route = PlainRoute("/chat/completions", _Completions(turns, self._keepalive_s), ["POST"])
-        return ChannelContribution(routes=[route], on_shutdown=[turns.drain])
+        return ChannelContribution(
+            routes=[route], on_shutdown=[turns.drain], commands=self._commands
+        )
 
 
 class _Completions:

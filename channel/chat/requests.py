@@ -102,6 +102,7 @@ class _Body(Struct, frozen=True, gc=False):
     safety_identifier: Annotated[str, Meta(max_length=128)] | None = None
     prompt_cache_key: str | None = None
     user: str | None = None
+    response_target: Any = None
     # What nobody here can do; `_require_supported`.
     n: _Count | None = None
     modalities: list[str] | None = None
@@ -119,7 +120,7 @@ class _Body(Struct, frozen=True, gc=False):
 _AS_THEY_ARE: Final = (
     *("model", "stream", "parallel_tool_calls", "temperature", "top_p", "presence_penalty"),
     *("frequency_penalty", "metadata", "service_tier", "safety_identifier", "prompt_cache_key"),
-    "user",
+    *("user", "response_target"),
 )
 _UNSUPPORTED: Final = (
     *("audio", "function_call", "functions", "logit_bias", "logprobs", "moderation", "stop"),

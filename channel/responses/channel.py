@@ -1,7 +1,7 @@
 """`ResponsesChannel`: the routes, each from its HTTP request to an operation and back."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
@@ -12,14 +12,18 @@ from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp
 
 from channel.auth import caller_of
+from channel.commands import Commands, by_name
 from channel.contract import (
+    ChannelCommand,
     ChannelContext,
     ChannelContribution,
     ChannelResponseHook,
     ChannelRunHook,
     ChannelStreamTransformHook,
     PlainRoute,
+    SessionMode,
     Sockets,
+    checked_session_mode,
 )
 from channel.conversations import ConversationStore
 from channel.http import JSONReply
@@ -68,10 +72,13 @@ class ResponsesChannel:
     hold itself.
     `conversations` keeps conversations, whose turns are in `store` (default: this process's memory
     where that is in it, too, and none elsewhere). `sealer` makes compactions one tenant's own
-    (default: by a secret of this process, which no other process reads).
+    (default: by a secret of this process, which no other process reads). `commands` are what users
+    may type in place of a message to the agent (`channel.commands`). `session_mode`: with `auto`, a
+    request uses a session where it names one (and its chat goes on, where the host has `sessions`);
+    with `required` it must (409 `session_required`); with `disabled` it has none.
 
-    Raises `ValueError` for an unknown option name, and for a `response_id_factory` beside a store
-    that keeps minted ids only.
+    Raises `ValueError` for an unknown option name or session mode, for two commands of one name, and
+    for a `response_id_factory` beside a store that keeps minted ids only.
     """
 
     name = "responses"
@@ -103,6 +110,8 @@ class ResponsesChannel:
         sealer: Sealer | None = None,
         websocket_limits: Limits | None = None,
         gateway: MakeSockets | None = None,
+        commands: Sequence[ChannelCommand] = (),
+        session_mode: SessionMode = "auto",
     ) -> None:
         """Take the owner's decisions."""
         self.path = path
@@ -136,12 +145,20 @@ class ResponsesChannel:
             has_background=has_background,
             sealer=sealer or process_sealer(),
             response_id_factory=response_id_factory,
+            commands=by_name(commands),
+            session_mode=checked_session_mode(session_mode),
         )
 
     def contribute(self, context: ChannelContext, /) -> ChannelContribution:
         """Return the routes."""
+        sessions = context.sessions if self._options.session_mode != "disabled" else None
         operations = ResponseOperations(
-            context, self._store, self._options, self._clock, self._conversations
+            context,
+            self._store,
+            self._options,
+            self._clock,
+            self._conversations,
+            sessions=sessions,
         )
         conversations = self._conversations and Conversations(self._conversations, operations)
         tasks = TaskJobs()
@@ -184,12 +201,14 @@ class ResponsesChannel:
                 PlainRoute(f"{one}/cancel", stored.cancel, methods=["POST"]),
                 PlainRoute(f"{one}/input_items", stored.input_items, methods=["GET"]),
                 *(conversations.routes if conversations else ()),
+                *_command_routes(operations.commands),
                 PlainRoute("/models", models.list_all, methods=["GET"]),
                 PlainRoute("/models/{model:path}", models.retrieve, methods=["GET"]),
             ],
             on_shutdown=[serving.drain, websocket.drain, tasks.drain],
             jobs=jobs,
             sockets=sockets,
+            commands=[*self._options.commands.values()],
         )
 
     def _sockets(self, operations: ResponseOperations, jobs: Jobs) -> Sockets | None:
@@ -197,6 +216,10 @@ class ResponsesChannel:
             return None
         limits, telemetry = self._websocket_limits, self._telemetry
         return self._gateway(operations, jobs, self._clock, limits, telemetry)
+
+
+def _command_routes(commands: Commands | None) -> list[PlainRoute]:
+    return [PlainRoute("/commands", commands.listed, ["GET"])] if commands else []
 
 
 async def _no_websocket(request: Request) -> JSONReply:

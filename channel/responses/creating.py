@@ -172,6 +172,8 @@ class Create:
         if request.store is False:
             raise result_not_stored()
         response = await self._background.retrieve(exchange.caller, response_id)
+        if self._operations.sessions is not None:
+            await self._operations.sessions.advance_replayed(exchange.caller.keys, response)
         headers = {REPLAYED: "true"}
         if not request.stream:
             await JSONReply(response, headers=headers).send_to(exchange.send)

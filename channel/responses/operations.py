@@ -11,18 +11,20 @@ from msgspec import Struct
 
 from channel.agent import OPTION_NAMES, AgentEvent, accepted_options
 from channel.auth import Caller
+from channel.commands import COMMAND, Commands
 from channel.contract import (
     STATE,
+    ChannelCommand,
     ChannelContext,
-    ChannelIdentity,
     ChannelRequest,
     ChannelRunHook,
     ChannelSession,
-    apply_run_hook,
+    SessionMode,
 )
 from channel.conversations import ConversationStore
 from channel.deadline import Deadline
-from channel.faults import HookError
+from channel.delivery import not_offered, require_small
+from channel.hooks import apply_run_hook
 from channel.http import MAX_BODY_BYTES
 from channel.isolation import IsolationKeys
 from channel.ports import (
@@ -34,6 +36,7 @@ from channel.ports import (
     StoredTurn,
 )
 from channel.responses.conversations.turns import ConversationTurns, Hold
+from channel.responses.delivery import TurnDelivery
 from channel.responses.paging import Page, list_page
 from channel.responses.protocol import ids, input as given_input
 from channel.responses.protocol.errors import (
@@ -48,9 +51,18 @@ from channel.responses.protocol.response import Response, ResponseConversation, 
 from channel.responses.protocol.stream import ResponseStream, ToolPolicy
 from channel.responses.protocol.window import COMPACTION
 from channel.responses.run import Save, TurnHooks, TurnRun
+from channel.responses.sessions import SessionTurns
 from channel.responses.sockets.local_turns import LocalChain, LocalTurns
 from channel.responses.windows.compaction import Compactor
-from channel.responses.windows.context import CONTEXT_MANAGEMENT, COUNT, CREATE, ContextWindows
+from channel.responses.windows.context import (
+    CONTEXT_MANAGEMENT,
+    COUNT,
+    CREATE,
+    ContextWindows,
+    StartAgent,
+)
+from channel.sessions import FoundSession, SessionStore, session_required
+from channel.targets import ChannelIdentity, ResponseTarget
 
 
 WARM_UP: Final = "message.warm_up"
@@ -81,6 +93,8 @@ class ChannelOptions(Struct, frozen=True, kw_only=True):
     has_background: bool
     sealer: Sealer
     response_id_factory: ResponseIdFactory | None
+    session_mode: SessionMode = "auto"
+    commands: Mapping[str, ChannelCommand] = {}
 
 
 def option_names(given: Collection[str]) -> frozenset[str]:
@@ -96,6 +110,8 @@ class _Entered(Struct, frozen=True, gc=False):
     branch: Branch
     hold: Hold | None = None
     carries_history: bool = False
+    session_key: str | None = None
+    """Of the session whose head it is after, where the request itself named nothing to continue."""
 
 
 class Prepared(Struct, frozen=True, gc=False):
@@ -103,6 +119,7 @@ class Prepared(Struct, frozen=True, gc=False):
 
     `has_own_history` where a hook has changed what was loaded. `carried` is history that is kept
     with the turn, since no stored turn holds it; `local` keeps the turn where it is not stored.
+    `session` is the one whose head the turn becomes, once it is stored.
     """
 
     request: CreateResponse
@@ -113,6 +130,7 @@ class Prepared(Struct, frozen=True, gc=False):
     has_own_history: bool = False
     local: LocalTurns | None = None
     carried: Sequence[Item] = ()
+    session: FoundSession | None = None
 
 
 class ResponseOperations:
@@ -125,9 +143,15 @@ class ResponseOperations:
         options: ChannelOptions,
         clock: Clock,
         conversations: ConversationStore | None = None,
+        *,
+        sessions: SessionStore | None = None,
     ) -> None:
-        """Serve the context's target, keeping turns in the store; None offers no conversations."""
+        """Serve the context's target, keeping turns in the store; None offers no conversations.
+
+        With `sessions`, a request that names a chat, and nothing to continue, goes on where that was.
+        """
         self._conversations = ConversationTurns(conversations, clock)
+        self.sessions = SessionTurns(sessions) if sessions is not None else None
         self._context = context
         self._store = store
         self._options = options
@@ -135,6 +159,7 @@ class ResponseOperations:
         self._clock = clock
         compactor = Compactor(context, options.sealer, options.hooks.transform)
         self.windows = ContextWindows(context, compactor)
+        self.commands = Commands(context, options.commands) if options.commands else None
 
     async def prepare(
         self,
@@ -156,20 +181,50 @@ class ResponseOperations:
         if request.background and not self._options.has_background:
             msg = "Unsupported parameter: 'background' is not offered by this server."
             raise RequestError(msg, param="background", code="unsupported_parameter")
+        self._require_session(caller, request)
+        target = await self._target(caller, request)
+        entered, session = None, None
         try:
-            entered = await self._enter(caller, request, deadline, local)
+            if self.sessions is not None:
+                session = await self.sessions.found(caller.keys, request)
+            if session is not None:
+                request, entered = await self._after_head(caller, request, session, local)
+            entered = entered or await self._enter(caller, request, deadline, local)
         except HistoryTooLargeError as error:
             raise history_too_large(_continued_param(request)) from error
         operation = CREATE if generates else WARM_UP
         try:
             prepared = await self._prepared(
-                caller, body, request, items, entered, operation=operation
+                caller, body, request, items, entered, operation=operation, target=target
             )
+            if session is not None and _has_session(prepared.asked):
+                prepared = msgspec.structs.replace(prepared, session=session)
             return msgspec.structs.replace(prepared, local=local) if local else prepared
         except BaseException:
             if entered.hold is not None:
                 await entered.hold.release()
             raise
+
+    async def _after_head(
+        self,
+        caller: Caller,
+        request: CreateResponse,
+        session: FoundSession,
+        local: LocalTurns | None = None,
+    ) -> tuple[CreateResponse, _Entered | None]:
+        """Return a request as if it had named the head of its session, and the place after that.
+
+        None where it names what it continues, or where there is nothing any more to go on with.
+        """
+        if session.head is None or request.previous_response_id is not None:
+            return request, None
+        branch = await self._store.branch(caller.keys, session.head)
+        if branch is None:
+            return request, None
+        if local is not None:
+            await local.chain(session.head)  # which is stored: it notes what the turn follows
+        after_head = msgspec.structs.replace(request, previous_response_id=session.head)
+        return after_head, _Entered(branch, session_key=session.key)
 
     async def _enter(
         self,
@@ -216,11 +271,22 @@ class ResponseOperations:
         """
         if request.text is not None:
             self._require_offered(request.text)
+        if operation != COUNT:
+            self._require_session(caller, request)
+        target = await self._target(caller, request)
+        entered = None
         try:
-            entered = _Entered(await self._continued(caller, request))
+            if self.sessions is not None and operation == COUNT:
+                # What the same request would be given: a compaction has what it names, and no more.
+                session = await self.sessions.found(caller.keys, request)
+                if session is not None:
+                    request, entered = await self._after_head(caller, request, session)
+            entered = entered or _Entered(await self._continued(caller, request))
         except HistoryTooLargeError as error:
             raise history_too_large(_continued_param(request)) from error
-        return await self._prepared(caller, body, request, items, entered, operation=operation)
+        return await self._prepared(
+            caller, body, request, items, entered, operation=operation, target=target
+        )
 
     async def _continued(self, caller: Caller, request: CreateResponse) -> Branch:
         """Return the history that a request names, without entering anything."""
@@ -240,7 +306,8 @@ class ResponseOperations:
         items: Sequence[Item],
         entered: _Entered,
         *,
-        operation: str = CREATE,
+        operation: str,
+        target: ResponseTarget | None,
     ) -> Prepared:
         branch = entered.branch
         history = history_of(branch.turns)
@@ -254,8 +321,18 @@ class ResponseOperations:
         response = self._initial(request, branch)
         asked = self._channel_request(caller, request, response, history, items)
         asked.operation = operation
+        if entered.session_key is not None:  # the head is where the session is, and not its name
+            asked.session = ChannelSession(entered.session_key)
+        if target is not None:
+            asked.response_target = target
+        if asked.identity is not None and self._context.deliveries is not None:
+            name = "user" if request.safety_identifier is None else "safety_identifier"
+            require_small(asked.identity, name)
         if self._options.run_hook is not None and operation != COUNT:  # which runs nothing
             asked = await self._hooked(self._options.run_hook, asked, branch, body)
+        commands = self.commands
+        if commands is not None and operation == CREATE and commands.has(asked, request.text):
+            asked.operation = COMMAND
         return Prepared(
             request,
             asked,
@@ -278,6 +355,10 @@ class ResponseOperations:
                 raise RequestError(msg, status=404)
             raise response_not_found(response_id)
         return list_page([*history_of(turns[:-1]), *turns[-1].input], page)
+
+    def _require_session(self, caller: Caller, request: CreateResponse) -> None:
+        if self._options.session_mode == "required" and not _session_key(caller, request):
+            raise session_required()
 
     def _require_offered(self, text: Mapping[str, Any]) -> None:
         """Refuse structured output from an agent that does not take `text`, rather than ignore it."""
@@ -347,7 +428,8 @@ class ResponseOperations:
         items: Sequence[Item],
     ) -> ChannelRequest:
         conversation = request.conversation_id
-        continued = request.previous_response_id or conversation or caller.keys.chat_key
+        has_session = self._options.session_mode != "disabled"
+        session_key = _session_key(caller, request) if has_session else None
         who = request.safety_identifier or request.user
         attributes: dict[str, Any] = {"response_id": response.id}
         if request.previous_response_id is not None:
@@ -368,12 +450,21 @@ class ResponseOperations:
             tool_choice=response.tool_choice,
             parallel_tool_calls=response.parallel_tool_calls,
             options=self._options_of(request) if self._allowed else {},
-            session=ChannelSession(continued) if continued else None,
+            session=ChannelSession(session_key) if session_key else None,
+            session_mode=self._options.session_mode,
             metadata=response.metadata,
             attributes=attributes,
             stream=bool(request.stream),
             identity=ChannelIdentity(self._options.name, who) if who else None,
         )
+
+    async def _target(self, caller: Caller, request: CreateResponse) -> ResponseTarget | None:
+        """Return where the caller wants the reply to go; raises `RequestError` where it may not."""
+        if request.response_target is None:
+            return None
+        if self._context.deliveries is None:
+            raise not_offered()
+        return await self._context.deliveries.chosen(caller, request.response_target)
 
     def _options_of(self, request: CreateResponse) -> dict[str, Any]:
         # Copies, like those of the host: the response echoes the same values.
@@ -390,11 +481,9 @@ class ResponseOperations:
             target=self._context.target,
             protocol_request=msgspec.json.decode(body),
         )
-        if changed.caller != asked.caller:
-            raise HookError("a run hook may not change the caller of a request")
         taken = {item["id"] for item in changed.history}
         given = given_input.with_ids(changed.input, branch.body, taken)
-        return replace(changed, input=given, operation=asked.operation)
+        return replace(changed, input=given)
 
     async def has_turn(self, keys: IsolationKeys, conversation_id: str, response_id: str) -> bool:
         """Return whether a turn is in a conversation, also one whose response is not stored."""
@@ -435,6 +524,9 @@ class ResponseOperations:
         save: Save | None = prepared.local.keep if prepared.local else None
         if response.store or prepared.hold is not None:  # a conversation keeps all of its turns
             save = partial(self._store.save, asked.caller.keys, branch)
+            # The worker of a background turn moves the head itself: its job may be tried again.
+            if prepared.session is not None and self.sessions is not None:
+                save = self.sessions.saving(asked.caller.keys, prepared.session, save)
         if (state := _state_after(branch.turns)) is not None:
             asked = replace(asked, attributes={**asked.attributes, STATE: state})
             if prepared.carried:
@@ -442,7 +534,7 @@ class ResponseOperations:
         start = self.windows.start(asked, truncation=response.truncation)
         return TurnRun(
             stream,
-            _say_nothing if asked.operation == WARM_UP else start,
+            start if asked.operation == CREATE else self._own_start(asked) or start,
             turn_input=[*prepared.carried, *asked.input] if prepared.carried else asked.input,
             save=save,
             clock=self._clock,
@@ -452,7 +544,25 @@ class ResponseOperations:
             deadline=deadline,
             release=prepared.hold.release if prepared.hold else None,
             is_background=response.background,
+            delivery=self.delivery(asked),
         )
+
+    def _own_start(self, asked: ChannelRequest) -> StartAgent | None:
+        """Return what is run in place of the agent, if anything is."""
+        if asked.operation == WARM_UP:
+            return _say_nothing
+        if asked.operation == COMMAND and self.commands is not None:
+            return self.commands.start(asked)
+        return None
+
+    def delivery(self, asked: ChannelRequest) -> TurnDelivery | None:
+        """Return what takes a turn's reply elsewhere, or notes who it is for; None where neither is asked."""
+        deliveries = self._context.deliveries
+        if deliveries is None or asked.operation == WARM_UP:
+            return None
+        if asked.identity is None and asked.response_target == ResponseTarget.originating:
+            return None
+        return TurnDelivery(deliveries, asked)
 
 
 async def _say_nothing() -> AsyncIterator[AgentEvent]:
@@ -475,14 +585,29 @@ def _longest_s(request: CreateResponse, deadline: Deadline | None) -> float:
     return deadline.ends_at + deadline.margin_s - monotonic() if deadline else MAX_TURN_S
 
 
+def _session_key(caller: Caller, request: CreateResponse) -> str | None:
+    return request.previous_response_id or request.conversation_id or caller.keys.chat_key
+
+
+def _has_session(asked: ChannelRequest) -> bool:
+    """Return whether a hook has left the request its session."""
+    return asked.session is not None and asked.session_mode != "disabled"
+
+
 def _continued_param(request: CreateResponse) -> str:
     return "previous_response_id" if request.conversation is None else "conversation"
 
 
 def history_of(turns: Iterable[StoredTurn]) -> list[Item]:
-    """Return the items of the turns in order, without the calls that a turn left unfinished."""
+    """Return the items of the turns in order, without the calls that a turn left unfinished.
+
+    They begin after the newest turn that ends what was remembered.
+    """
     history: list[Item] = []
     for turn in turns:
+        if turn.resets:
+            history.clear()
+            continue
         history += turn.input
         history += [item for item in turn.response.output if not _is_unfinished_call(item)]
     return history
@@ -490,7 +615,12 @@ def history_of(turns: Iterable[StoredTurn]) -> list[Item]:
 
 def _state_after(turns: Sequence[StoredTurn]) -> dict[str, Any] | None:
     """Return what the agent kept in the newest of the turns that has it kept anything."""
-    return next((turn.state for turn in reversed(turns) if turn.state is not None), None)
+    for turn in reversed(turns):
+        if turn.resets:
+            return None
+        if turn.state is not None:
+            return turn.state
+    return None
 
 
 def _is_unfinished_call(item: Item) -> bool:

@@ -21,12 +21,16 @@ from channel.agent import AgentEvent, TurnError
 from channel.contract import (
     ChannelResponseHook,
     ChannelStreamTransformHook,
-    HostedRunResult,
-    checked_hook_result,
-    settled,
 )
 from channel.deadline import Deadline
-from channel.faults import HookError, log_fault
+from channel.faults import hook_error, log_fault
+from channel.hooks import (
+    RESPONSE,
+    apply_response_hook,
+    apply_transform_hook,
+    is_of_whole_turns,
+    transformed,
+)
 from channel.http import ClientGoneError
 from channel.ports import (
     Clock,
@@ -38,6 +42,7 @@ from channel.ports import (
     call_limit_s,
 )
 from channel.responses.companion import PATIENCE_S, Companion, Cut
+from channel.responses.delivery import TurnDelivery
 from channel.responses.observing import Observer
 from channel.responses.protocol.events import StreamEvent
 from channel.responses.protocol.items import Item
@@ -79,7 +84,8 @@ class TurnRun:
     `save` is None for `store: false`. `request_id` is what the client reads of a fault that is
     not the client's. A turn that is not done at its `deadline` is ended as failed. Without a
     `grace_s` the reply has begun already: every failure is told inside of it. `release` is called
-    once, when the turn is stored or nothing comes of it, and before its end is told. A background
+    once, when the turn is stored or nothing comes of it, and before its end is told. `delivery` takes
+    its reply elsewhere, where it is to go there, after it is stored. A background
     turn is nobody's connection: a server that stops has failed it, and not its client.
     """
 
@@ -98,6 +104,7 @@ class TurnRun:
         patience_s: float = PATIENCE_S,
         release: Callable[[], Awaitable[None]] | None = None,
         is_background: bool = False,
+        delivery: TurnDelivery | None = None,
     ) -> None:
         """Prepare to run what `start_agent` begins through the stream."""
         self._stream = stream
@@ -112,6 +119,7 @@ class TurnRun:
         self._patience_s = patience_s
         self._release = release
         self._is_background = is_background
+        self._delivery = delivery
         self._is_committed = grace_s is None
         self._is_abandoned = False
         self._writing: asyncio.Task[None] | None = None
@@ -144,7 +152,11 @@ class TurnRun:
         first event and within the grace, and `ClientGoneError` where the client goes away then:
         nothing was written, and nothing is stored.
         """
+        if self._delivery is not None and not await self._open(self._delivery, observer):
+            return
         observer.take(self._stream.start())
+        if self._delivery is not None:
+            observer = self._delivery.observed(observer)
         companion = Companion(
             receive,
             observer,
@@ -170,6 +182,22 @@ class TurnRun:
                 self._writing.cancel()  # it is done but where this run is cancelled
             if self._release is not None:
                 await self._released()
+
+    async def _open(self, delivery: TurnDelivery, observer: Observer) -> bool:
+        """Decide where the reply goes; False where that failed inside of a reply that has begun."""
+        try:
+            await delivery.open()
+        except BaseException as error:
+            if self._is_committed and isinstance(error, Exception):
+                self._delivery = None
+                observer.take(self._stream.start())
+                await self._conclude(observer, Status.FAILED, failure=self._failure(error))
+                await observer.close()
+                return False
+            if self._release is not None:
+                await self._released()
+            raise
+        return True
 
     async def _run(self, observer: Observer, companion: Companion) -> None:
         is_finished, failure = False, None
@@ -234,8 +262,8 @@ class TurnRun:
 
     async def _forward_all(self, observer: Observer, companion: Companion) -> bool:
         """Forward the agent's events; return whether it finished, rather than was cut off."""
-        events = _checked(self._start_agent())
-        stream, transform, advance = self._stream, self._hooks.transform, events.__anext__
+        events, hook = self._begun()
+        stream, advance = self._stream, events.__anext__
         ends_at = self._deadline.ends_at if self._deadline else None
         is_exhausted = False
         try:
@@ -250,7 +278,7 @@ class TurnRun:
                     event = await companion.wait(step, parked, before)
                     if companion.cut:
                         return False
-                if transform is not None and (event := await settled(transform(event))) is None:
+                if hook is not None and (event := await apply_transform_hook(hook, event)) is None:
                     continue
                 caused = stream.text_delta(event) if type(event) is str else self._say(event)
                 if self.first_event_at is None and caused:
@@ -266,6 +294,13 @@ class TurnRun:
             if not is_exhausted:
                 await _close(events)
         return is_exhausted or stream.is_settled
+
+    def _begun(self) -> tuple[AsyncIterator[AgentEvent], ChannelStreamTransformHook | None]:
+        """Return the agent's events, and the hook that is still to see each."""
+        events, transform = _checked(self._start_agent()), self._hooks.transform
+        if transform is not None and is_of_whole_turns(transform):
+            return transformed(transform, events), None
+        return events, transform
 
     def _say(self, event: AgentEvent) -> list[StreamEvent]:
         return say(self._stream, event, self._now)
@@ -296,10 +331,8 @@ class TurnRun:
         if not stream.is_settled or failure is not None:
             observer.take(stream.settle(status, now=self._now(), failure=failure))
         if self._hooks.response is not None:
-            until = self._deadline.hook_until(monotonic()) if self._deadline else None
             try:
-                async with asyncio.timeout_at(until):
-                    await self._apply_response_hook(self._hooks.response)
+                await self._apply_response_hook(self._hooks.response)
             except Exception as error:  # noqa: BLE001 - told as the failure that it is
                 self._fail(error)
                 # What the hook should have looked at goes nowhere.
@@ -316,6 +349,8 @@ class TurnRun:
                 self._fail(error)
         if self._release is not None:
             await self._released()
+        if self._delivery is not None and not self.is_superseded:
+            await self._delivery.conclude(stream, self._deadline)
         observer.take(stream.end())
 
     async def _released(self) -> None:
@@ -340,15 +375,12 @@ class TurnRun:
         self._stream.settle(Status.FAILED, now=self._now(), failure=self._failure(error))
 
     async def _apply_response_hook(self, hook: ChannelResponseHook) -> None:
-        response = self._stream.response
-        told = await settled(hook(HostedRunResult(response)))
-        changed = checked_hook_result(
-            hook, checked_hook_result(hook, told, HostedRunResult).result, Response
-        )
-        msgspec.json.encode(changed)  # what cannot be stored and sent is the hook's failure
-        if (changed.id, changed.status) != (response.id, response.status):
-            msg = "a response hook may not change the id or the status of a response"
-            raise HookError(msg)
+        until = self._deadline.hook_until(monotonic()) if self._deadline else None
+        try:
+            async with asyncio.timeout_at(until):
+                changed = await apply_response_hook(hook, self._stream.response)
+        except TimeoutError as error:
+            raise hook_error(RESPONSE, hook, "was not done in time") from error
         self._stream.response = changed
 
     async def _kept(self, save: Save, observer: Observer) -> None:
@@ -385,7 +417,7 @@ class TurnRun:
     async def _keep(self, save: Save) -> None:
         """Store the turn; one that is too large is stored as failed, without its payload."""
         try:
-            await save(StoredTurn([*self._input], self.response, state=self._stream.state))
+            await save(self._stored())
         except TurnTooLargeError:
             failure = ResponseFailure("server_error", "The response is too large to be stored.")
             self._stream.settle(Status.FAILED, now=self._now(), failure=failure)
@@ -395,7 +427,11 @@ class TurnRun:
             if not self._is_background:
                 raise
             # It may have happened all the same, and nobody waits: the second one would meet itself.
-            await save(StoredTurn([*self._input], self.response, state=self._stream.state))
+            await save(self._stored())
+
+    def _stored(self) -> StoredTurn:
+        stream = self._stream
+        return StoredTurn([*self._input], stream.response, state=stream.state, resets=stream.resets)
 
     def _failure(self, error: BaseException) -> ResponseFailure:
         if isinstance(error, TurnError):

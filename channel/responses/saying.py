@@ -12,6 +12,7 @@ from channel.agent import (
     OutputItem,
     ReasoningDelta,
     RefusalDelta,
+    SessionReset,
     TextDelta,
     ToolFinished,
     ToolStarted,
@@ -58,6 +59,8 @@ def say(  # noqa: C901, PLR0911, PLR0912 - one case for each agent event
             )
         case KeptState(state):
             return stream.keep_state(state)
+        case SessionReset():
+            return stream.reset_session()
         case Finish(reason):
             return _finish(stream, reason, now())
     msg = f"an agent yielded {type(event).__name__}, which is no agent event"

@@ -7,11 +7,15 @@ from msgspec.structs import replace
 from starlette.types import Receive, Scope
 
 from channel.auth import caller_of
+from channel.commands import by_name
 from channel.contract import (
+    ChannelCommand,
     ChannelContext,
     ChannelResponseHook,
     ChannelRunHook,
     ChannelStreamTransformHook,
+    SessionMode,
+    checked_session_mode,
 )
 from channel.deadline import DEADLINE
 from channel.http import request_id
@@ -31,7 +35,9 @@ class StatelessTurns:
     """Begins turns and runs them: hooks, grace, deadline, a client that goes, telemetry.
 
     `name` is the channel's. `allowed_options` are request fields that reach the agent besides those
-    it declared itself; raises `ValueError` for an unknown one.
+    it declared itself; raises `ValueError` for an unknown one. `commands` answer in place of the
+    agent; the channel contributes the same ones. `session_mode` says whether a request carries the
+    hint of a session; no head of one is read or moved.
     """
 
     def __init__(
@@ -47,6 +53,8 @@ class StatelessTurns:
         stream_transform_hook: ChannelStreamTransformHook | None = None,
         telemetry: Telemetry | None = None,
         clock: Clock = time.time,
+        commands: Sequence[ChannelCommand] = (),
+        session_mode: SessionMode = "disabled",
     ) -> None:
         """Run the context's target."""
         options = ChannelOptions(
@@ -60,6 +68,8 @@ class StatelessTurns:
             has_background=False,
             sealer=process_sealer(),
             response_id_factory=None,
+            commands=by_name(commands),
+            session_mode=checked_session_mode(session_mode),
         )
         store = InMemoryResponseStore(clock=clock)  # it gives ids, and keeps nothing
         self._operations = ResponseOperations(context, store, options, clock)

@@ -48,8 +48,33 @@ async def write(
 
     Raises `ConditionFailedError` where the condition of the row does not hold.
     """
+    item = await _begun(table, partition, sort_key, data, expires_at, attributes=attributes or {})
+    await table.put(item, condition, values=values)
+
+
+async def replace(
+    table: Table, partition: str, sort_key: str, data: bytes, expires_at: int
+) -> None:
+    """Write packed data in place of what is there, whose chunks are deleted then: 1 WRU for each KB."""
+    item = await _begun(table, partition, sort_key, data, expires_at, attributes={})
+    before = await table.replace(item)
+    # The same data again is in these very chunks.
+    if before.get("sum") != item.get("sum"):
+        await erase_chunks(table, before)
+
+
+async def _begun(
+    table: Table,
+    partition: str,
+    sort_key: str,
+    data: bytes,
+    expires_at: int,
+    *,
+    attributes: AttributeValues,
+) -> AttributeValues:
+    """Write the chunks of packed data, where it takes any; return the row, which is still to be."""
     item: AttributeValues = {
-        **(attributes or {}),
+        **attributes,
         "pk": {"S": partition},
         "sk": {"S": sort_key},
         "ttl": {"N": str(expires_at)},
@@ -73,7 +98,7 @@ async def write(
         )
     else:
         item["d"] = {"B": data}
-    await table.put(item, condition, values=values)
+    return item
 
 
 async def payload(
@@ -115,9 +140,15 @@ async def renew(
 
 async def erase(table: Table, item: AttributeValues) -> None:
     """Delete a row, and then its chunks."""
-    partition: str = item["pk"]["S"]
-    await table.delete(partition, item["sk"]["S"])
-    await together([table.delete(partition, key) for key in _chunk_keys(item)])
+    await table.delete(item["pk"]["S"], item["sk"]["S"])
+    await erase_chunks(table, item)
+
+
+async def erase_chunks(table: Table, item: AttributeValues) -> None:
+    """Delete the chunks of a row that is gone, or that another has replaced."""
+    if "nx" in item:
+        partition: str = item["pk"]["S"]
+        await together([table.delete(partition, key) for key in _chunk_keys(item)])
 
 
 def is_alive(item: AttributeValues, now: float) -> bool:

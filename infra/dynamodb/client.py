@@ -246,6 +246,22 @@ class Table:
             arguments["ReturnValuesOnConditionCheckFailure"] = "ALL_OLD"
         await call(self._client.put_item, TableName=self._name, Item=item, **arguments)
 
+    async def replace(self, item: AttributeValues) -> AttributeValues:
+        """Write a row; return the one that it replaces, or nothing."""
+        put = await call(
+            self._client.put_item, TableName=self._name, Item=item, ReturnValues="ALL_OLD"
+        )
+        before: AttributeValues = put.get("Attributes", {})
+        return before
+
+    async def take(self, partition: str, sort_key: str) -> AttributeValues:
+        """Remove a row, and return it, or nothing where there was none."""
+        deleted = await self._call(
+            self._client.delete_item, partition, sort_key, ReturnValues="ALL_OLD"
+        )
+        before: AttributeValues = deleted.get("Attributes", {})
+        return before
+
     async def update(
         self,
         partition: str,
@@ -274,6 +290,33 @@ class Table:
         item: AttributeValues = changed.get("Attributes", {})
         return item
 
+    async def upsert(
+        self,
+        partition: str,
+        sort_key: str,
+        expression: str,
+        *,
+        values: AttributeValues,
+        names: dict[str, str],
+        condition: str,
+    ) -> AttributeValues:
+        """Change a row, or make it; return it as it was before, or nothing where there was none.
+
+        Raises `ConditionFailedError` where the condition does not hold.
+        """
+        changed = await self._call(
+            self._client.update_item,
+            partition,
+            sort_key,
+            UpdateExpression=expression,
+            ConditionExpression=condition,
+            ExpressionAttributeValues=values,
+            ExpressionAttributeNames=names,
+            ReturnValues="ALL_OLD",
+        )
+        item: AttributeValues = changed.get("Attributes", {})
+        return item
+
     async def delete(
         self,
         partition: str,
@@ -281,11 +324,14 @@ class Table:
         *,
         condition: str | None = None,
         values: AttributeValues | None = None,
+        names: dict[str, str] | None = None,
     ) -> None:
         """Remove a row, if it is there; raises `ConditionFailedError` where a condition does not hold."""
         arguments: dict[str, Any] = {"ConditionExpression": condition} if condition else {}
         if values:
             arguments["ExpressionAttributeValues"] = values
+        if names:
+            arguments["ExpressionAttributeNames"] = names
         await self._call(self._client.delete_item, partition, sort_key, **arguments)
 
     async def _call(

@@ -22,6 +22,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from hashlib import sha256
 from typing import ClassVar, Final, TypeAlias
+from urllib.parse import quote
 
 from msgspec import Struct
 
@@ -216,6 +217,34 @@ def number_in(sort_key: str) -> int:
 def idempotency_partition(tenant: str, key: str) -> str:
     """Return the partition of an idempotency key's row; the key itself is not stored."""
     return f"t#{tenant}#k#{sha256(key.encode()).hexdigest()[:_KEY_DIGITS]}"
+
+
+def session_partition(tenant: str, session_key: str) -> str:
+    """Return the partition of a session's row; the key itself, which is any text, is not stored."""
+    return f"t#{tenant}#s#{_hashed(session_key)}"
+
+
+def identities_partition(tenant: str) -> str:
+    """Return the partition of the row of the identities that a tenant has in channels."""
+    return f"t#{tenant}#i"
+
+
+def principal_partition(kind: str, principal: str) -> str:
+    """Return the partition of rows of a kind that are a principal's, outside of the tenants.
+
+    The name may be any text; what begins with `kind#` is told apart by a policy (template.yaml).
+    """
+    return f"{kind}#{quote(principal, safe='', errors='surrogatepass')}"
+
+
+def delivery_key(delivery_id: str) -> str:
+    """Return the sort key of a delivery that did not arrive."""
+    return f"D#{delivery_id}"
+
+
+def deliveries_range() -> SortKeys:
+    """Return the range of all deliveries of a principal that did not arrive; no chunks."""
+    return "D#", f"D#{_AFTER_ALL}"
 
 
 def events_key(last: int) -> str:

@@ -10,12 +10,12 @@ import re
 import time
 from collections.abc import Iterable, Sequence
 from typing import Final
-from urllib.parse import quote
 
 from channel.auth import Principal
 from channel.ports import Clock, NewToken, random_hex
 from channel.responses.webhooks import EVENT_TYPES, DeadLetter, Endpoint, make_secret
 from infra.dynamodb.client import Client, ConditionFailedError, Table
+from infra.dynamodb.keys import principal_partition
 from infra.dynamodb.rows import AttributeValues
 from infra.webhook_targets import parse_target
 
@@ -98,7 +98,7 @@ class WebhookTable:
         principal = await self._principal_of(endpoint_id)
         if principal is None:
             return False
-        await self._table.delete(_partition("hook", principal), endpoint_id)
+        await self._table.delete(principal_partition("hook", principal), endpoint_id)
         await self._table.delete(_INDEX, endpoint_id)
         return True
 
@@ -109,7 +109,7 @@ class WebhookTable:
             return False
         try:
             await self._table.update(
-                _partition("hook", principal),
+                principal_partition("hook", principal),
                 endpoint_id,
                 "SET #off = :off",
                 names={"#off": "off"},
@@ -129,13 +129,13 @@ class WebhookTable:
         now = self._clock()
         found: list[DeadLetter] = []
         for each in principals:
-            items = await self._table.query(_partition("dead", each), is_strong=True)
+            items = await self._table.query(principal_partition("dead", each), is_strong=True)
             # DynamoDB removes what has expired days later.
             found += [_letter(each, item) for item in items if int(item["ttl"]["N"]) >= now]
         return sorted(found, key=lambda letter: letter.at)
 
     async def _query(self, principal: str, *, is_strong: bool) -> list[Endpoint]:
-        items = await self._table.query(_partition("hook", principal), is_strong=is_strong)
+        items = await self._table.query(principal_partition("hook", principal), is_strong=is_strong)
         endpoints = [_endpoint(principal, item) for item in items]
         return sorted(endpoints, key=lambda endpoint: (endpoint.created_at, endpoint.id))
 
@@ -165,13 +165,9 @@ def _known_types(event_types: Iterable[str]) -> tuple[str, ...]:
     return tuple([event_type for event_type in _ALL_TYPES if event_type in wanted])
 
 
-def _partition(kind: str, principal: str) -> str:
-    return f"{kind}#{quote(principal, safe='', errors='surrogatepass')}"
-
-
 def _endpoint_item(endpoint: Endpoint) -> AttributeValues:
     return {
-        "pk": {"S": _partition("hook", endpoint.principal)},
+        "pk": {"S": principal_partition("hook", endpoint.principal)},
         "sk": {"S": endpoint.id},
         "u": {"S": endpoint.url},
         "s": {"S": endpoint.secret},
@@ -201,7 +197,7 @@ def _letter_item(letter: DeadLetter) -> AttributeValues:
     # By time, and then by what makes it another letter: endpoints give up at the same moment.
     sort_key = f"{int(letter.at * 1000):013d}#{letter.event_id}#{letter.endpoint_id}"
     return {
-        "pk": {"S": _partition("dead", letter.principal)},
+        "pk": {"S": principal_partition("dead", letter.principal)},
         "sk": {"S": sort_key},
         "ty": {"S": letter.event_type},
         "b": {"S": letter.body},

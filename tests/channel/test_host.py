@@ -15,7 +15,6 @@ from channel.auth import Caller, Principal
 from channel.contract import (
     ChannelContext,
     ChannelContribution,
-    ChannelIdentity,
     ChannelRequest,
     ChannelSession,
     HostedRunResult,
@@ -24,6 +23,7 @@ from channel.host import AgentHost
 from channel.isolation import IsolationKeys, get_current_isolation_keys
 from channel.responses.channel import ResponsesChannel
 from channel.responses.protocol.errors import RequestError
+from channel.targets import ChannelIdentity
 from tests.channel.asgi import KEYS, Wire, create, request
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from handler.app import create_app
+from channel.memory_sessions import InMemorySessionStore
+from handler.app import create_app, create_host
 from handler.local import engine
 from handler.mount import LambdaHandler
 from infra.api_keys import create_key
@@ -60,6 +61,37 @@ def test_a_reply_carries_the_invocations_id() -> None:
         answer = handler(post(function_url, CREATE, "dev-alpha"), Context("invocation-1"))
 
     assert answer["headers"]["x-request-id"] == "invocation-1"
+
+
+@pytest.mark.parametrize(("is_on", "names"), [(False, []), (True, ["reset", "help"])])
+def test_there_are_commands_where_the_settings_ask_for_them(is_on: bool, names: list[str]) -> None:
+    assert [*create_host(Settings(commands=is_on)).commands] == names
+
+
+@pytest.mark.parametrize("is_on", [False, True])
+def test_a_chat_goes_on_where_the_settings_ask_for_it(is_on: bool) -> None:
+    with engine(Settings()) as local:
+        client = make_client(local.region, local.dynamodb_endpoint)
+        key = asyncio.run(create_key(client, LOCAL_TABLE, "acme", is_delegate=True))
+        headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+        headers["x-agent-chat-isolation-key"] = "chat"
+        settings = replace(local, has_development_keys=False, chat_sessions=is_on)
+        answers = []
+        for _ in range(2):  # two instances
+            with mounted(settings) as handler:
+                event = function_url("POST", "/v1/responses", headers, json.dumps(CREATE).encode())
+                answers.append(json.loads(handler(event, Context())["body"]))
+        client.close()
+
+    one, two = answers
+    assert two["previous_response_id"] == (one["id"] if is_on else None)
+
+
+@pytest.mark.parametrize("is_on", [False, True])
+def test_without_a_table_the_chats_are_in_memory(is_on: bool) -> None:
+    host = create_host(Settings(has_development_keys=True, chat_sessions=is_on))
+
+    assert isinstance(host.sessions, InMemorySessionStore) is is_on
 
 
 @pytest.mark.parametrize("key", ["dev-alpha", "anything"])

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from channel.agent import Turn
+from channel.agent import SessionReset, Turn
 from channel.deadline import TimeLeft
 from channel.host import AgentHost
+from channel.memory_sessions import InMemorySessionStore
 from channel.ports import Job, StoreError, random_hex
 from channel.responses.background.watching import LEASE_S, RENEWAL_S
 from channel.responses.channel import ResponsesChannel
@@ -28,7 +29,7 @@ from infra.dynamodb.client import Table, create_table
 from infra.dynamodb.connections import DynamoDBConnectionStore
 from infra.dynamodb.store import DynamoDBResponseStore
 from infra.push import ManagementPush, make_management_client
-from tests.channel.asgi import KEYS, get
+from tests.channel.asgi import KEYS, get, request
 from tests.channel.responses.test_websocket import Held, echo, missing
 from tests.channel.websocket import TERMINAL, text_of
 from tests.infra import engines
@@ -168,7 +169,8 @@ class Door:
             keepalive_s=0,
             **options,
         )
-        self.host = AgentHost(agent, channels=[channel], authenticator=KEYS)
+        self.sessions = InMemorySessionStore(clock=self.clock)
+        self.host = AgentHost(agent, channels=[channel], authenticator=KEYS, sessions=self.sessions)
         self.jobs.run = self.host.jobs[FRAME]
         assert self.host.sockets is not None
         self.events = WebSocketEvents(self.host.sockets, KEYS, JobWorker(self.host.jobs, 5.0))
@@ -197,9 +199,10 @@ class Door:
         answer: dict[str, Any] = await self.events(event, Context())
         return answer
 
-    async def connect(self, key: str = "key-alpha") -> "Client":
+    async def connect(self, key: str = "key-alpha", **named: str) -> "Client":
         client = Client(self, f"{random_hex(8)}=")
         headers = {"Authorization": f"Bearer {key}", "Host": "abc"}
+        headers |= {name.replace("_", "-"): value for name, value in named.items()}
         answer = await self.invoke("CONNECT", client.id, headers=headers)
         assert answer == {"statusCode": 200}
         return client
@@ -458,6 +461,41 @@ async def test_responses_that_are_not_stored_are_continued_across_invocations(do
     assert len(items.json["data"]) == 5
     assert await client.turn(previous_response_id=second["id"]) == missing(second["id"])
     assert (await get(door.host.app, f"/v1/responses/{second['id']}")).status == 404
+
+
+async def test_a_reset_counts_across_invocations(table: Any, api: ManagementApi) -> None:
+    async def agent(turn: Turn) -> AsyncIterator[Any]:
+        yield f"{turn.text} after {len(turn.history)}"
+        if turn.text == "two":
+            yield SessionReset()
+
+    client = await Door(agent, table, api).connect()
+    texts, previous = [], None
+    for text, store in (("one", False), ("two", False), ("three", False), ("four", True)):
+        said = await client.response(input=text, store=store, previous_response_id=previous)
+        previous = said["id"]
+        texts.append(text_of(said))
+
+    assert texts == ["one after 0", "two after 2", "three after 0", "four after 2"]
+
+
+async def test_a_connection_of_a_chat_goes_on_where_that_was_or_afresh(door: Door) -> None:
+    client = await door.connect("key-agency", x_agent_chat_isolation_key="chat")
+    one = await client.response(input="one")
+    two = await client.response(input="two", store=False)
+    three = await client.response(input="three", store=False, previous_response_id=two["id"])
+    path = f"/v1/responses/{one['id']}"
+    named = {"x-agent-chat-isolation-key": "chat"}
+    gone = await request("DELETE", path, key="key-agency", headers=named).run(door.host.app)
+    four = await client.response(input="four", store=False)
+    five = await client.response(input="five", store=False, previous_response_id=four["id"])
+
+    assert gone.status == 200
+    said = [text_of(each) for each in (one, two, three, four, five)]
+    assert said == [
+        *("one after 0", "two after 2", "three after 4"),
+        *("four after 0", "five after 2"),
+    ]
 
 
 async def test_a_foreign_connections_chain_is_unknown(door: Door) -> None:

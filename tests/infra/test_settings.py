@@ -19,6 +19,22 @@ from infra.settings import (
 
 
 SECRET_ARN = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:openai/key-AbCdEf"
+BUS_ARN = "arn:aws:events:eu-west-1:123456789012:event-bus/replies"
+TOPIC_ARN = "arn:aws:sns:eu-west-1:123456789012:replies.fifo"
+PUSH_CHANNELS = (
+    "a comma-separated list of webhook, eventbridge:<bus name or ARN> and sns:<topic ARN>, "
+    "each at most once"
+)
+BAD_PUSH_CHANNELS = (
+    "email",
+    "webhook:we_1",
+    "webhook,webhook",
+    "eventbridge",
+    "eventbridge:a,eventbridge:b",
+    "eventbridge:arn:aws:sqs:eu-west-1:123456789012:replies",
+    "sns:replies",
+    "sns:arn:aws:sns:eu-west-1:123456789012:replies.txt",
+)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +89,17 @@ SECRET_ARN = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:openai/key-Ab
         ("KEEPALIVE_S", "7.5", "keepalive_s", 7.5),
         ("FIRST_EVENT_GRACE_S", "0.5", "first_event_grace_s", 0.5),
         ("RETENTION_DAYS", "365", "retention_days", 365),
+        ("CHAT_SESSIONS", "on", "chat_sessions", True),
+        ("CALLER_TARGETS", "on", "caller_targets", True),
+        ("PUSH_CHANNELS", ",,", "push_channels", ()),
+        (
+            "PUSH_CHANNELS",
+            f"webhook, eventbridge:{BUS_ARN}, sns:{TOPIC_ARN}",
+            "push_channels",
+            (("webhook", ""), ("eventbridge", BUS_ARN), ("sns", TOPIC_ARN)),
+        ),
+        ("PUSH_CHANNELS", "eventbridge:my.bus", "push_channels", (("eventbridge", "my.bus"),)),
+        ("COMMANDS", "on", "commands", True),
         ("STRICT_READS", "true", "strict_reads", True),
         ("FUNCTION_URL_MODE", "RESPONSE_STREAM", "url_streams", True),
         ("FUNCTION_URL_MODE", "BUFFERED", "url_streams", False),
@@ -165,6 +192,8 @@ def test_nothing_set_is_the_default() -> None:
             "*,https://a.example",
             "a comma-separated list of origins, such as https://app.example.com, or *",
         ),
+        ("CALLER_TARGETS", "?", "1 or 0 (or true, yes, on, false, no, off)"),
+        *[("PUSH_CHANNELS", given, PUSH_CHANNELS) for given in BAD_PUSH_CHANNELS],
         ("KEEPALIVE_S", "soon", "a number from 0 to 3600"),
         ("KEEPALIVE_S", "-1", "a number from 0 to 3600"),
         ("KEEPALIVE_S", "nan", "a number from 0 to 3600"),

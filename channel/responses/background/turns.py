@@ -7,7 +7,7 @@ owner, cancel flag) only says who may still be at work.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace as with_fields
 from functools import partial
@@ -62,8 +62,9 @@ from channel.responses.protocol.requests import CreateResponse
 from channel.responses.protocol.response import Response, ResponseFailure, Status
 from channel.responses.protocol.salvage import salvaged
 from channel.responses.protocol.stream import queue
-from channel.responses.run import facts_of
+from channel.responses.run import TurnRun, facts_of
 from channel.responses.webhooks import Webhooks
+from channel.sessions import FoundSession
 
 
 BACKGROUND: Final = "responses.background"
@@ -82,13 +83,17 @@ _LOG: Final = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 
 
-class _Named(Struct, frozen=True):
-    """The payload of a job: which turn, of whom; `request_id` is that of the request that began it."""
+class _Named(Struct, frozen=True, omit_defaults=True):
+    """The payload of a job: which turn, of whom; `request_id` is that of the request that began it.
+
+    `session` is the one whose head the turn becomes when it has ended.
+    """
 
     response_id: str
     keys: IsolationKeys
     request_id: str
     principal: str
+    session: FoundSession | None = None
 
 
 class BackgroundTurns:
@@ -143,7 +148,7 @@ class BackgroundTurns:
             if prepared.hold is not None:  # now there is a response by which it can be let go
                 await _keep(prepared.hold, now + QUEUE_S + MAX_TURN_S)
             principal = prepared.asked.caller.principal.name
-            named = _Named(response.id, keys, identifier, principal)
+            named = _Named(response.id, keys, identifier, principal, prepared.session)
             await self._jobs.start(Job(BACKGROUND, msgspec.to_builtins(named)))
         except BaseException as error:
             with suppress(StoreError):
@@ -159,7 +164,8 @@ class BackgroundTurns:
     async def run(self, payload: dict[str, Any], deadline: Deadline | None) -> None:
         """Run the turn of a job, unless it was run, cancelled or given up before.
 
-        Raises `StoreError` before the agent was started; the job may be tried again then.
+        Raises `StoreError` before the agent was started, and where the head of its session was not
+        moved; the job may be tried again then.
         """
         named = msgspec.convert(payload, _Named)
         keys, response_id = named.keys, named.response_id
@@ -180,6 +186,9 @@ class BackgroundTurns:
         if prepared.hold is not None:
             with suppress(StoreError):  # it is locked for longer then, until the heartbeat
                 await prepared.hold.extend(self._clock() + LEASE_S)
+        moving = _Moving(partial(self._move, named), turn)
+        if named.session is not None:
+            turn.on_kept(moving)
         observer: Observer = Unobserved()
         if run.events_until:
             append = partial(self._runs.append, keys, response_id)
@@ -205,6 +214,7 @@ class BackgroundTurns:
                 except StoreError as error:
                     log_fault(_LOG, "endpoints not read", error)
                     await self._have_told(named)
+            await moving.make_up()
         finally:
             reset_current_isolation_keys(keys_token)
             request_id.reset(id_token)
@@ -213,9 +223,15 @@ class BackgroundTurns:
         """Tell of a turn that has ended: who ended it may have had no time to; or end it now."""
         turn = await self._store.get(named.keys, named.response_id)
         if turn is not None and turn.response.status.is_terminal:
+            await self._move(named, turn.response)
             await self._tell(named, turn.response, deadline)
         else:
             await self.look(named.keys, named.response_id)
+
+    async def _move(self, named: _Named, response: Response) -> None:
+        """Make the turn the head of its session, if it has one; a second time changes nothing."""
+        if named.session is not None and self._operations.sessions is not None:
+            await self._operations.sessions.advance(named.keys, named.session, response)
 
     async def tell(self, payload: dict[str, Any], deadline: Deadline | None) -> None:
         """Tell of a turn that was not ended by its worker, as a job asks for."""
@@ -360,6 +376,8 @@ class BackgroundTurns:
         if why is not None:
             with suppress(StoreError):  # a worker that is only late has nothing more to do
                 await self._runs.request_cancel(keys, response_id)
+        if (delivery := self._operations.delivery(prepared.asked)) is not None:
+            await delivery.hand_over(response)
         principal = prepared.asked.caller.principal.name
         await self._have_told(_Named(response_id, keys, request_id.get(), principal))
         return response
@@ -402,6 +420,29 @@ class BackgroundTurns:
             raise  # a job may be tried again
         except Exception as error:  # noqa: BLE001 - the turn has ended, whoever cannot be told
             log_fault(_LOG, "end of a background response not told", error)
+
+
+class _Moving:
+    """Moves the head of a turn's session before its end is told, or after that where it fails then."""
+
+    def __init__(self, move: Callable[[Response], Awaitable[None]], turn: TurnRun) -> None:
+        self._move = move
+        self._turn = turn
+        self._has_failed = False
+
+    async def __call__(self) -> None:
+        if not self._turn.is_kept or self._turn.is_superseded:
+            return
+        try:
+            await self._move(self._turn.response)
+        except StoreError as error:  # the turn is stored, and is told as what it is
+            log_fault(_LOG, "head of a session not moved", error)
+            self._has_failed = True
+
+    async def make_up(self) -> None:
+        """Try again what has failed; raises `StoreError`."""
+        if self._has_failed:
+            await self._move(self._turn.response)
 
 
 def _job(prepared: Prepared, identifier: str) -> dict[str, Any]:

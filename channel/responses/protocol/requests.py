@@ -57,6 +57,7 @@ class CreateResponse(Struct, frozen=True, omit_defaults=True, gc=False):
     safety_identifier: _ShortText | None = None
     prompt_cache_key: _ShortText | None = None
     user: str | None = None
+    response_target: Any = None  # no field of OpenAI's: `channel.targets.parse_target`
 
     @property
     def conversation_id(self) -> str | None:

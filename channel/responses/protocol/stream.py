@@ -119,12 +119,15 @@ class ResponseStream:
         self._call_ids: set[str] = set()
         self._usage: ResponseUsage | None = None
         self._is_ended = False
+        self._started = 2  # the number of the first event after `start`
         self.state: dict[str, Any] | None = None  # what the agent wants back in the next turn
+        self.resets = False  # later turns are given nothing of this one and of those before it
 
     def start(self) -> list[StreamEvent]:
         """Return `response.created` and `response.in_progress`; of a queued one, what follows `queue`."""
         if self.response.status is Status.QUEUED:
             self._next = count(QUEUED_EVENTS).__next__
+            self._started = QUEUED_EVENTS + 1
             self.response = msgspec.structs.replace(self.response, status=Status.IN_PROGRESS)
             return [ev.ResponseInProgress(self._next(), self.response)]
         return [
@@ -303,7 +306,16 @@ class ResponseStream:
     def keep_state(self, state: Mapping[str, Any]) -> list[StreamEvent]:
         """Note what is kept with the response and told to nobody."""
         self._require_unsettled()
-        self.state = plain_object(state, "a state")
+        kept = plain_object(state, "a state")
+        if not self.resets:  # nobody would get it
+            self.state = kept
+        return []
+
+    def reset_session(self) -> list[StreamEvent]:
+        """Note that this turn ends what was remembered; that is told to nobody."""
+        self._require_unsettled()
+        self.resets = True
+        self.state = None
         return []
 
     def settle(
@@ -339,6 +351,26 @@ class ResponseStream:
             error=failure,
             usage=self._usage or (_NO_USAGE if answered else None),
         )
+        return caused
+
+    def acknowledge(self, text: str) -> list[StreamEvent]:
+        """Say another text in place of everything since `start`, to who is not to read that.
+
+        What was said is stored by now, and none of its events has been told; the acknowledgement
+        takes their numbers. Without a text nothing is said.
+        """
+        self._next = count(self._started).__next__
+        caused: list[StreamEvent] = []
+        output: list[Item] = []
+        if text:
+            # Its id is no other item's, and leads to nothing that is stored.
+            said = Message(0, ids.item_id("message", self._body, ids.MAX_ITEMS - 1))
+            caused = said.added(self._next) + said.part_added(self._next, "output_text")
+            caused.append(said.delta(self._next(), text))
+            caused += said.done(self._next, finished=True)
+            output = [said.item]
+            caused.append(ev.OutputItemDone(self._next(), 0, said.item))
+        self.response = msgspec.structs.replace(self.response, output=output)
         return caused
 
     def end(self) -> list[StreamEvent]:

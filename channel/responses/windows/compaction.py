@@ -16,6 +16,7 @@ from channel.contract import (
     ChannelStreamTransformHook,
     settled,
 )
+from channel.hooks import transformed
 from channel.isolation import IsolationKeys
 from channel.ports import Sealer
 from channel.responses.protocol.items import Item, message, text_of
@@ -93,18 +94,19 @@ class Compactor:
     async def _summary(self, seen: ChannelRequest) -> tuple[str, list[Usage]]:
         compact = getattr(self._context.target, "compact", None)
         events = _told(compact, seen) if callable(compact) else self._asked(seen)
+        if self._transform is not None:
+            events = transformed(self._transform, events)
         said: list[str] = []
         usages: list[Usage] = []
         try:
             async for event in events:
-                heard = event if self._transform is None else await settled(self._transform(event))
-                match heard:
+                match event:
                     case str(text) | TextDelta(text):
                         said.append(text)
                     case OutputItem(item) if item.get("type") == "message":
                         said.append(text_of(item))
                     case Usage():
-                        usages.append(heard)
+                        usages.append(event)
         finally:
             await close(events)
         return "".join(said), usages

@@ -24,7 +24,6 @@ from channel.agent import (
     Usage,
 )
 from channel.contract import (
-    ChannelIdentity,
     ChannelRequest,
     ChannelSession,
     HostedRunResult,
@@ -33,6 +32,7 @@ from channel.isolation import IsolationKeys
 from channel.memory import InMemoryResponseStore
 from channel.ports import Branch, StoredTurn, StoreError, TurnFacts, TurnTooLargeError
 from channel.responses.protocol.errors import RequestError
+from channel.targets import ChannelIdentity
 from tests.channel.asgi import Wire, create, creating, get, hosted
 
 

@@ -8,9 +8,11 @@ from channel.agent import (
     Finish,
     FunctionCall,
     FunctionCallDelta,
+    KeptState,
     OutputItem,
     ReasoningDelta,
     RefusalDelta,
+    SessionReset,
     TextDelta,
     ToolFinished,
     ToolStarted,
@@ -53,6 +55,24 @@ def test_each_agent_event_is_one_method(
     assert wire(say(machine("f", shows_tools=True), event, now)) == wire(
         same(machine("f", shows_tools=True))
     )
+
+
+def test_a_reset_is_told_to_nobody_and_nothing_is_kept_beside_it() -> None:
+    stream = machine()
+
+    for event in (KeptState({"a": 1}), SessionReset(), KeptState({"b": 2})):
+        assert say(stream, event, now) == []
+
+    assert (stream.resets, stream.state) == (True, None)
+
+
+def test_a_reset_after_the_end_is_refused() -> None:
+    stream = machine()
+    say(stream, Finish(), now)
+
+    with pytest.raises(AgentEventError):
+        say(stream, SessionReset(), now)
+    assert not stream.resets
 
 
 def test_a_tool_finishes_with_an_output_or_an_error() -> None:
