@@ -76,9 +76,12 @@ def create_host(settings: Settings) -> AgentHost:
         webhooks=_webhooks(settings, client),
         gateway=_gateway(settings, client),
     )
+    # A client of Chat Completions brings its history itself; what `/reset` there can begin anew is
+    # the chat of its delegate.
+    mode = "auto" if settings.chat_sessions else "disabled"
     return AgentHost(
         agent_of(settings),
-        channels=[responses, ChatCompletionsChannel(**shared)],
+        channels=[responses, ChatCompletionsChannel(**shared, session_mode=mode)],
         authenticator=_authenticator(settings, client),
         cors_origins=settings.cors_origins,
         delivery=_delivery(settings, client),

@@ -19,6 +19,7 @@ from channel.agent import (
 )
 from channel.auth import FixedKeys, Principal
 from channel.chat.channel import ChatCompletionsChannel
+from channel.commands import RESET
 from channel.contract import ChannelRequest, ChannelSession
 from channel.host import AgentHost
 from channel.isolation import IsolationKeys
@@ -576,6 +577,25 @@ async def test_after_a_reset_a_chat_has_neither_history_nor_state() -> None:
     assert [text_of(item) for item in given.json["data"]] == ["two"]
     await service.ask("three")
     assert service.history == ["two", "ok"]
+
+
+@pytest.mark.parametrize("background", [False, True])
+async def test_the_command_reset_lets_a_chat_begin_afresh(background: bool) -> None:
+    service = Service(options={"commands": (RESET,)})
+    one = await service.ask("one")
+
+    reset = await service.ask("/reset", background=background)
+    if background:
+        await service.work(service.jobs.held.pop(0))
+
+    await service.ask("two")
+    assert service.history == []
+    await service.ask("three")
+    assert service.history == ["two", "ok"]
+    await service.ask("aside", previous_response_id=one["id"], store=False)
+    assert service.history == ["one", "ok"]
+    await service.ask("aside", previous_response_id=reset["id"], store=False)
+    assert service.history == []
 
 
 async def test_a_reset_is_no_event_of_the_stream() -> None:

@@ -337,7 +337,9 @@ def test_a_wrong_type_is_refused_by_its_name(name: str, value: Any, param: str) 
 
 
 def test_the_table_of_wrong_types_has_every_field() -> None:
-    assert {name for name, _, _ in WRONG_TYPES} == {*CreateResponse.__struct_fields__, "input"}
+    elsewhere = {"response_target"}  # any JSON here: `channel.targets` reads it
+    fields = {*CreateResponse.__struct_fields__, "input"}
+    assert {name for name, _, _ in WRONG_TYPES} == fields - elsewhere
 
 
 WRONG_VALUES: list[tuple[dict[str, Any], str]] = [
