@@ -21,7 +21,7 @@ from starlette.routing import BaseRoute
 
 from channel.agent import Agent, AgentEvent, TextDelta
 from channel.auth import Caller
-from channel.delivery import DeliveryReport
+from channel.delivery import DeliveryReport, Route
 from channel.isolation import IsolationKeys
 from channel.jobs import JobHandler
 from channel.responses.protocol.items import Item
@@ -233,6 +233,11 @@ class OpenedDelivery(Protocol):
     """Where the reply of one request goes, decided before its turn runs; `deliver` it once."""
 
     @property
+    def route(self) -> Route:
+        """What was decided: with it, another process goes on (`Delivers.reopened`)."""
+        ...
+
+    @property
     def include_originating(self) -> bool:
         """Whether the originator reads the reply itself, rather than an acknowledgement."""
         ...
@@ -247,8 +252,8 @@ class OpenedDelivery(Protocol):
 class Delivers(Protocol):
     """Sends replies elsewhere than they came from (`channel.delivering.Deliveries`)."""
 
-    async def chosen(self, caller: Caller, given: Any) -> ResponseTarget:
-        """Return the target that a body's `response_target` asks for.
+    async def chosen(self, caller: Caller, given: Any, *, origin: str) -> ResponseTarget:
+        """Return the target that the `response_target` of a body asks for; `origin` is its channel.
 
         Raises `RequestError` (400) where it is malformed, unknown or not the caller's to choose, and
         `StoreError`.
@@ -261,6 +266,10 @@ class Delivers(Protocol):
         Raises `RequestError` for an identity that is too large, before anything is noted, and
         `StoreError`.
         """
+        ...
+
+    def reopened(self, request: ChannelRequest, decided: Route) -> OpenedDelivery:
+        """Return what was opened before, by another process."""
         ...
 
 

@@ -75,3 +75,11 @@ class Deadline(Struct, frozen=True):
     def save_until(self, now: float) -> float:
         """Return when a save that begins now is given up."""
         return max(self.ends_at + 0.6 * self.margin_s, now + 0.15 * self.margin_s)
+
+    def delivery_until(self, now: float) -> float:
+        """Return when a delivery that begins now is given up: there must be time to tell the end."""
+        return max(self.ends_at + 0.6 * self.margin_s, now)
+
+    def delivery_s(self, now: float) -> float:
+        """Return the seconds that a destination has from now on; none where the turn is late."""
+        return max(self.ends_at - now, 0.0)

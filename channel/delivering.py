@@ -22,6 +22,7 @@ from channel.delivery import (
     DeliveryReport,
     IdentityStore,
     LinkableChannel,
+    PushFailedError,
     PushRefusedError,
     Route,
     TargetAuthorizer,
@@ -40,10 +41,13 @@ from channel.responses.protocol.errors import RequestError
 from channel.responses.webhooks import ATTEMPTS, WINDOW_S, pause_after
 from channel.targets import (
     FIELD,
+    MAX_NAME,
     ChannelIdentity,
     Destination,
     ResponseTarget,
     ResponseTargetKind,
+    is_channel_name,
+    is_native_id,
     parse_target,
 )
 
@@ -101,10 +105,14 @@ class Deliveries:
     """The deliveries of one host; `channels` are the names of all its channels, and those that push."""
 
     def __init__(self, channels: Sequence[Any], options: DeliveryOptions) -> None:
-        """Take the host's channels; raises `ValueError` where two destinations have one name."""
+        """Take the host's channels; raises `ValueError` for two of one name, and for a name that is none."""
         self._options = options
         self._pushes: dict[str, ChannelPush] = {}
         everything = [*channels, *options.push_channels]
+        for channel in everything:
+            if not is_channel_name(channel.name):
+                msg = f"A channel cannot be named {channel.name!r}: no keyword of targets, no colon, at most {MAX_NAME} characters."
+                raise ValueError(msg)
         self.names = frozenset(channel.name for channel in everything)
         if len(self.names) < len(everything):
             msg = f"Two channels have one name: {sorted(channel.name for channel in everything)}"
@@ -112,6 +120,7 @@ class Deliveries:
         for channel in everything:
             if isinstance(channel, ChannelPush):
                 self._pushes[channel.name] = channel
+        self._attempts: set[asyncio.Task[BaseException | None]] = set()
         self._tasks = TaskJobs()
         self._tasks.handlers.update(self.jobs)
         self._starter = options.jobs or self._tasks
@@ -125,17 +134,18 @@ class Deliveries:
         """Stop what is tried again: it is kept, as what has not arrived."""
         await self._tasks.drain()
 
-    async def chosen(self, caller: Caller, given: Any) -> ResponseTarget:
+    async def chosen(self, caller: Caller, given: Any, *, origin: str) -> ResponseTarget:
         """Return the target that a caller's body asks for; raises `RequestError` (400), `StoreError`.
 
-        A channel that the caller may not choose is an unknown one.
+        A channel that the caller may not choose is an unknown one; the `origin` of a request always
+        may.
         """
         authorize = self._options.authorize
         if authorize is None:
             raise not_offered()
         target = parse_target(given)
         is_named = target.kind is ResponseTargetKind.CHANNELS
-        for destination in _asked(target):
+        for destination in _asked(target, origin):
             is_known = not is_named or destination.channel in self.names
             if not is_known or not await _settled(authorize(caller, destination)):
                 raise _unknown(destination)
@@ -162,23 +172,44 @@ class Deliveries:
         Raises `RequestError` for an identity that is too large, before anything is noted, and
         `StoreError`.
         """
-        keys, identity, target = request.caller.keys, request.identity, request.response_target
-        kind = target.kind
-        if identity is not None:
-            require_small(identity)
+        keys, identity, kind = request.caller.keys, request.identity, request.response_target.kind
+        if identity is not None and await self._is_noted(request.caller, identity):
             linked = await self._options.identities.record(keys, identity)
-        elif kind in (ResponseTargetKind.ORIGINATING, ResponseTargetKind.NONE):
-            linked = NOTHING_LINKED
         else:
-            linked = await self._options.identities.linked(keys)
-        if kind is ResponseTargetKind.ORIGINATING:
+            identity = None
+            linked = NOTHING_LINKED
+            if kind not in (ResponseTargetKind.ORIGINATING, ResponseTargetKind.NONE):
+                linked = await self._options.identities.linked(keys)
+        if kind == ResponseTargetKind.ORIGINATING:
             return None
+        if identity is not None and kind == ResponseTargetKind.ALL_LINKED:
+            known = {**linked.identities, identity.channel: identity}  # it is one of all of them
+            linked = replace(linked, identities=known)
         decided = route(
-            target, origin=request.channel, linked=linked, can_push=self._pushes.__contains__
+            request.response_target,
+            origin=request.channel,
+            linked=linked,
+            can_push=self._pushes.__contains__,
         )
         for token in decided.skipped:
             _LOG.warning("delivery skipped", extra={"channel": token.partition(":")[0]})
         return OpenDelivery(self, request, decided)
+
+    def reopened(self, request: ChannelRequest, decided: Route) -> "OpenDelivery":
+        """Return what was opened before, by another process."""
+        return OpenDelivery(self, request, decided)
+
+    async def _is_noted(self, caller: Caller, identity: ChannelIdentity) -> bool:
+        """Whether a request's identity is linked; raises `RequestError` where too much is said of it.
+
+        Text that cannot be an id never is: `user` may be anything. Nor is an identity of a channel that
+        asks who may link to it, and does not let the caller.
+        """
+        if not is_native_id(identity.native_id):
+            return False
+        require_small(identity)
+        channel = self.linkable(identity.channel)
+        return channel is None or await channel.may_link(caller, identity.native_id)
 
     async def retry(self, payload: dict[str, Any], deadline: Deadline | None) -> None:
         """Try again what did not arrive, as a job asks for; what still does not is a dead letter."""
@@ -205,6 +236,8 @@ class Deliveries:
                 break
             await options.pause(pause_s)
         told = {"channel": kept.identity.channel, "reason": kept.reason}
+        if await options.undelivered.get(named.principal, named.id) is None:
+            return  # another attempt has succeeded, or its owner has dropped it
         _LOG.warning("delivery given up", extra={**told, "attempts": kept.attempts})
         await options.undelivered.keep(replace(kept, is_dead=True))
 
@@ -272,15 +305,21 @@ class Deliveries:
         if push is None:
             reason = "there is no such channel any more"
             return _Attempt(f"LookupError: {reason}", f"LookupError: {reason}", is_final=True)
+        attempt = asyncio.create_task(_outcome(push, identity, delivery))
+        self._attempts.add(attempt)
+        attempt.add_done_callback(self._attempts.discard)
         try:
-            async with asyncio.timeout(limit_s):
-                await push.push(identity, delivery)
-        except PushRefusedError as error:
+            await asyncio.wait({attempt}, timeout=limit_s)
+        finally:
+            attempt.cancel()  # one that takes no notice is not waited for
+        error = TimeoutError() if not attempt.done() else attempt.result()
+        if error is None:
+            return None
+        if isinstance(error, PushRefusedError):
             return _Attempt(_summary(error), _summary(error), is_final=True)
-        except Exception as error:  # noqa: BLE001 - one destination's fault is none of the others'
-            log_fault(_LOG, f"push of channel {identity.channel} failed", error)
-            return _Attempt(_summary(error), type(error).__name__)
-        return None
+        log_fault(_LOG, f"push of channel {identity.channel} failed", error)
+        is_ours = isinstance(error, PushFailedError)
+        return _Attempt(_summary(error), _summary(error) if is_ours else type(error).__name__)
 
     def clock(self) -> float:
         """Return the Unix time in seconds."""
@@ -295,6 +334,11 @@ class OpenDelivery:
         self._deliveries = deliveries
         self._request = request
         self._route = decided
+
+    @property
+    def route(self) -> Route:
+        """What was decided."""
+        return self._route
 
     @property
     def include_originating(self) -> bool:
@@ -339,18 +383,35 @@ class OpenDelivery:
         )
 
 
+async def _outcome(
+    push: ChannelPush, identity: ChannelIdentity, delivery: Delivery
+) -> BaseException | None:
+    """Push once; return what was raised: whatever it is, it concerns this destination alone."""
+    try:
+        await push.push(identity, delivery)
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        return error
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - it is in the report
+        return error
+    return None
+
+
 def _unknown(destination: Destination) -> RequestError:
     msg = f"Invalid '{FIELD}': there is no channel {destination.token!r}."
     return RequestError(msg, param=FIELD, code="invalid_value")
 
 
-def _asked(target: ResponseTarget) -> Sequence[Destination]:
+def _asked(target: ResponseTarget, origin: str) -> Sequence[Destination]:
     """Return what a caller must be allowed to choose: keywords stand for themselves."""
     if target.kind in (ResponseTargetKind.ORIGINATING, ResponseTargetKind.NONE):
         return ()
     if target.kind is not ResponseTargetKind.CHANNELS:
         return [Destination(target.kind.value)]
-    return [Destination.of(token) for token in target.targets if token != "originating"]  # noqa: S105 - a word of the protocol
+    here = ("originating", origin)
+    return [Destination.of(token) for token in target.targets if token not in here]
 
 
 async def _settled(value: Any) -> bool:

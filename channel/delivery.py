@@ -188,7 +188,7 @@ def route(
     cannot push, or has no known identity, is skipped; where only such are named, or none, the reply
     goes to its origin after all, unless the target is `none`.
     """
-    if target.kind is ResponseTargetKind.NONE:
+    if target.kind == ResponseTargetKind.NONE:
         return Route(include_originating=False)
     include_originating, wanted = _wanted(target, origin, linked)
     pushes: dict[tuple[str, str], ChannelIdentity] = {}
@@ -239,10 +239,10 @@ def not_offered() -> RequestError:
     return RequestError(msg, param=FIELD, code="unsupported_parameter")
 
 
-def require_small(identity: ChannelIdentity, param: str = "user") -> None:
+def require_small(identity: ChannelIdentity, param: str = "native_id") -> None:
     """Raise `RequestError` (400) for an identity that is no id, or has too much about it."""
     if not is_native_id(identity.native_id):
-        msg = f"Invalid '{param}': it has 1 to 512 printable characters."
+        msg = f"Invalid '{param}': it has 1 to 512 characters, none of control."
         raise RequestError(msg, param=param, code="invalid_value")
     if len(msgspec.json.encode(identity.attributes)) > MAX_ATTRIBUTES_BYTES:
         msg = f"Invalid 'attributes': they have at most {MAX_ATTRIBUTES_BYTES} bytes as JSON."

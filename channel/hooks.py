@@ -24,6 +24,7 @@ from channel.faults import HookError, HookKind, hook_error
 from channel.responses.protocol.errors import RequestError
 from channel.responses.protocol.items import Item
 from channel.responses.protocol.response import Response
+from channel.targets import checked_target
 
 
 RUN: Final[HookKind] = "run hook"
@@ -66,7 +67,13 @@ async def apply_run_hook(
     if is_own and not _are_items(changed.history, "type", "id"):
         did = "returned a history whose items are not objects with a type and an id"
         raise hook_error(RUN, hook, did)
-    return changed if changed.operation == operation else replace(changed, operation=operation)
+    try:
+        whereto = checked_target(changed.response_target)
+    except ValueError as error:
+        raise hook_error(RUN, hook, f"returned a bad response_target: {error}") from error
+    if changed.operation == operation and whereto == changed.response_target:
+        return changed
+    return replace(changed, operation=operation, response_target=whereto)
 
 
 async def apply_response_hook(hook: ChannelResponseHook, response: Response) -> Response:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar, Final
+from unicodedata import category
 
 from msgspec import Struct
 
@@ -81,8 +82,9 @@ class ResponseTarget(Struct, frozen=True):
         for token in tokens:
             if (problem := _problem(token)) is not None:
                 raise ValueError(problem)
-        if not tokens:
-            raise ValueError("A target of channels names at least one.")
+        if not 0 < len(tokens) <= MAX_TARGETS:
+            msg = f"A target of channels names 1 to {MAX_TARGETS} of them."
+            raise ValueError(msg)
         return cls(ResponseTargetKind.CHANNELS, tuple(dict.fromkeys(tokens)))
 
 
@@ -91,6 +93,7 @@ ResponseTarget.active = ResponseTarget(ResponseTargetKind.ACTIVE)
 ResponseTarget.all_linked = ResponseTarget(ResponseTargetKind.ALL_LINKED)
 ResponseTarget.none = ResponseTarget(ResponseTargetKind.NONE)
 
+_NO_TEXT: Final = frozenset({"Cc", "Cs"})  # control characters and halves of characters
 _KEYWORDS: Final = {
     kind.value: ResponseTarget(kind)
     for kind in ResponseTargetKind
@@ -141,13 +144,33 @@ def _problem(token: Any) -> str | None:
     if not 0 < len(destination.channel) <= MAX_NAME:
         return f"the name of a channel has 1 to {MAX_NAME} characters"
     if destination.native_id is not None and not is_native_id(destination.native_id):
-        return f"the id after the colon has 1 to {MAX_NATIVE_ID} printable characters"
+        return f"the id after the colon has 1 to {MAX_NATIVE_ID} characters, none of control"
     return None
 
 
 def is_native_id(text: Any) -> bool:
     """Whether text can be an identity's id in its channel."""
-    return isinstance(text, str) and 0 < len(text) <= MAX_NATIVE_ID and text.isprintable()
+    if not isinstance(text, str) or not 0 < len(text) <= MAX_NATIVE_ID:
+        return False
+    return not any(category(character) in _NO_TEXT for character in text)
+
+
+def is_channel_name(name: Any) -> bool:
+    """Whether a channel can be named so: it must be told from a keyword, and from what is after a colon."""
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
+        return False
+    return ":" not in name and name not in {kind.value for kind in ResponseTargetKind}
+
+
+def checked_target(target: Any) -> ResponseTarget:
+    """Return a target that was made by hand as one of this module; raises `ValueError` where it is none."""
+    if not isinstance(target, ResponseTarget):
+        msg = f"{type(target).__qualname__} is no ResponseTarget"
+        raise ValueError(msg)  # noqa: TRY004 - one kind of error for all that is wrong with it
+    kind = ResponseTargetKind(target.kind)
+    if kind is not ResponseTargetKind.CHANNELS:
+        return ResponseTarget(kind)
+    return ResponseTarget.channels(target.targets)
 
 
 def _bad(param: str, what: str) -> RequestError:

@@ -16,6 +16,7 @@ from infra.invoke import SelfInvoker, make_lambda_client
 from infra.settings import Settings
 
 
+_AT_WORK_S: Final = 20 * 60.0  # longer than Lambda keeps a job, and a worker tries
 _UNITS: Final = ((24 * 3600, "d"), (3600, "h"), (60, "min"))
 _PRINCIPAL = click.option("--principal", metavar="NAME", required=True, help="Whose replies.")
 _IDS = click.argument("ids", metavar="ID...", nargs=-1, required=True)
@@ -113,13 +114,24 @@ def _line(undelivered: Undelivered, now: float) -> str:
     return "  ".join(
         [
             undelivered.delivery.id,
-            f"{token_of(undelivered.identity):32}",
+            f"{_printable(token_of(undelivered.identity)):32}",
             attempts,
             f"{_age(now - undelivered.at)} ago",
-            "dead" if undelivered.is_dead else "being tried",
+            _state(undelivered, now),
             undelivered.reason,
         ]
     )
+
+
+def _state(undelivered: Undelivered, now: float) -> str:
+    """Return what becomes of it: nothing any more, where nobody can be at work on it still."""
+    if undelivered.is_dead:
+        return "dead"
+    return "being tried" if now - undelivered.at < _AT_WORK_S else "interrupted"
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else repr(text)
 
 
 def _age(age_s: float) -> str:

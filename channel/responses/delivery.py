@@ -2,22 +2,18 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace as with_fields
-from time import monotonic
 from typing import Final
 
-from channel.contract import ChannelRequest, Delivers, OpenedDelivery
-from channel.deadline import Deadline
-from channel.delivery import acknowledgement
-from channel.faults import log_fault
-from channel.ports import StoreError
+from channel.contract import ChannelRequest, Delivers
+from channel.delivery import Route, acknowledgement
 from channel.responses.observing import Observer
 from channel.responses.protocol.events import StreamEvent
 from channel.responses.protocol.response import Response, Status
 from channel.responses.protocol.stream import ResponseStream
 
 
-_DELIVERED: Final = frozenset({Status.COMPLETED, Status.INCOMPLETE, Status.FAILED})
+_ANSWERED: Final = frozenset({Status.COMPLETED, Status.INCOMPLETE})
+_DELIVERED: Final = _ANSWERED | {Status.FAILED}
 _ASKS: Final = frozenset(
     {
         "apply_patch_call",
@@ -34,18 +30,29 @@ _LOG: Final = logging.getLogger(__name__)
 
 
 class TurnDelivery:
-    """`open` it before the turn runs, and `conclude` it when the turn is stored."""
+    """`open` it before the turn runs, and `conclude` it when the turn is stored.
 
-    def __init__(self, deliveries: Delivers, asked: ChannelRequest) -> None:
+    With a `route`, that was decided before, by the process that began the turn.
+    """
+
+    def __init__(
+        self, deliveries: Delivers, asked: ChannelRequest, route: Route | None = None
+    ) -> None:
         """Take what delivers, and the request that says whereto."""
         self._deliveries = deliveries
         self._asked = asked
-        self._opened: OpenedDelivery | None = None
+        self._opened = None if route is None else deliveries.reopened(asked, route)
         self._withheld: Withheld | None = None
+
+    @property
+    def route(self) -> Route | None:
+        """Where the reply goes, once it is open; None where that is its origin alone."""
+        return None if self._opened is None else self._opened.route
 
     async def open(self) -> None:
         """Decide where the reply goes; raises `RequestError` and `StoreError`."""
-        self._opened = await self._deliveries.opened(self._asked)
+        if self._opened is None:
+            self._opened = await self._deliveries.opened(self._asked)
 
     def observed(self, observer: Observer) -> Observer:
         """Return the observer of the originator, who may not be to see the reply."""
@@ -54,44 +61,53 @@ class TurnDelivery:
         self._withheld = Withheld(observer)
         return self._withheld
 
-    async def conclude(self, stream: ResponseStream, deadline: Deadline | None) -> None:
-        """Deliver what was said, and let the originator see it, or what became of it.
+    async def conclude(self, stream: ResponseStream, *, left_s: float | None) -> None:
+        """Deliver what was said, and let the originator see what became of it.
 
-        A turn that asks its client for something, that was cancelled, or that failed before it
-        said anything goes to the originator alone.
+        A turn that asks its client for something goes to the originator, in whole; so does one that
+        has no text. One that was cancelled, or failed before it said anything, goes nowhere.
         """
         opened, response = self._opened, stream.response
         if opened is None:
             return
         text = _said(response)
         if not _is_delivered(response, text):
-            if self._withheld is not None:
-                self._withheld.release()
+            if response.status in _ANSWERED:
+                self._release()
+            else:
+                self.withhold(stream)
             return
-        left_s = None if deadline is None else deadline.hook_until(monotonic()) - monotonic()
         report = await opened.deliver(
             response.id, status=str(response.status), text=text, left_s=left_s
         )
         if report.skipped or report.failed:
             facts = {"pushed": len(report.pushed), "skipped": len(report.skipped)}
-            _LOG.warning(
-                "reply not delivered everywhere", extra=facts | {"failed": len(report.failed)}
-            )
-        if self._withheld is not None:
-            is_answer = response.status is not Status.FAILED
-            self._withheld.replace(stream.acknowledge(acknowledgement(report) if is_answer else ""))
+            facts["failed"] = len(report.failed)
+            _LOG.warning("reply not delivered everywhere", extra=facts)
+        self.withhold(stream, acknowledgement(report))
+
+    def withhold(self, stream: ResponseStream, text: str = "") -> None:
+        """Let the originator, where it is excluded, see this text and nothing else of the reply.
+
+        Not where it fails, or is to be structured output: that is no text that can be read so.
+        """
+        withheld, self._withheld = self._withheld, None
+        if withheld is not None:
+            is_plain = stream.response.status in _ANSWERED and _is_plain(stream.response)
+            withheld.replace(stream.acknowledge(text if is_plain else ""))
 
     async def hand_over(self, response: Response) -> None:
         """Have jobs deliver what a turn had said when its worker was lost; it is stored as that."""
         text = _said(response)
-        if not _is_delivered(response, text):
-            return
-        try:
-            opened = await self._deliveries.opened(with_fields(self._asked, identity=None))
-            if opened is not None:
-                await opened.deliver(response.id, status=str(response.status), text=text, left_s=0)
-        except StoreError as error:  # the turn has ended, whoever cannot be told
-            log_fault(_LOG, "reply of a lost worker not delivered", error)
+        if self._opened is not None and _is_delivered(response, text):
+            await self._opened.deliver(
+                response.id, status=str(response.status), text=text, left_s=0.0
+            )
+
+    def _release(self) -> None:
+        withheld, self._withheld = self._withheld, None
+        if withheld is not None:
+            withheld.release()
 
 
 class Withheld:
@@ -151,15 +167,23 @@ class Withheld:
 
 
 def _is_delivered(response: Response, text: str) -> bool:
-    if response.status not in _DELIVERED or (response.status is Status.FAILED and not text):
+    if not text or response.status not in _DELIVERED:
         return False
     return not any(item.get("type") in _ASKS for item in response.output)
 
 
+def _is_plain(response: Response) -> bool:
+    return bool(response.text["format"]["type"] == "text")
+
+
 def _said(response: Response) -> str:
-    """Return the text of the answer; a refusal is one, too."""
+    """Return the text of the answer; a refusal is one, too. Items may be whatever an agent makes."""
     said: list[str] = []
     for item in response.output:
-        if item.get("type") == "message":
-            said += [part.get("text") or part.get("refusal") or "" for part in item["content"]]
+        if item.get("type") != "message":
+            continue
+        content = item.get("content")
+        for part in [content] if isinstance(content, str) else content or ():
+            text = (part.get("text") or part.get("refusal")) if isinstance(part, dict) else part
+            said.append(text if isinstance(text, str) else "")
     return "".join(said)

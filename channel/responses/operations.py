@@ -23,7 +23,7 @@ from channel.contract import (
 )
 from channel.conversations import ConversationStore
 from channel.deadline import Deadline
-from channel.delivery import not_offered, require_small
+from channel.delivery import Route, not_offered
 from channel.hooks import apply_run_hook
 from channel.http import MAX_BODY_BYTES
 from channel.isolation import IsolationKeys
@@ -119,7 +119,8 @@ class Prepared(Struct, frozen=True, gc=False):
 
     `has_own_history` where a hook has changed what was loaded. `carried` is history that is kept
     with the turn, since no stored turn holds it; `local` keeps the turn where it is not stored.
-    `session` is the one whose head the turn becomes, once it is stored.
+    `session` is the one whose head the turn becomes, once it is stored. `route` is where the reply of
+    a background turn goes.
     """
 
     request: CreateResponse
@@ -130,6 +131,7 @@ class Prepared(Struct, frozen=True, gc=False):
     has_own_history: bool = False
     local: LocalTurns | None = None
     carried: Sequence[Item] = ()
+    route: Route | None = None
     session: FoundSession | None = None
 
 
@@ -325,9 +327,6 @@ class ResponseOperations:
             asked.session = ChannelSession(entered.session_key)
         if target is not None:
             asked.response_target = target
-        if asked.identity is not None and self._context.deliveries is not None:
-            name = "user" if request.safety_identifier is None else "safety_identifier"
-            require_small(asked.identity, name)
         if self._options.run_hook is not None and operation != COUNT:  # which runs nothing
             asked = await self._hooked(self._options.run_hook, asked, branch, body)
         commands = self.commands
@@ -464,7 +463,9 @@ class ResponseOperations:
             return None
         if self._context.deliveries is None:
             raise not_offered()
-        return await self._context.deliveries.chosen(caller, request.response_target)
+        return await self._context.deliveries.chosen(
+            caller, request.response_target, origin=self._options.name
+        )
 
     def _options_of(self, request: CreateResponse) -> dict[str, Any]:
         # Copies, like those of the host: the response echoes the same values.
@@ -544,7 +545,7 @@ class ResponseOperations:
             deadline=deadline,
             release=prepared.hold.release if prepared.hold else None,
             is_background=response.background,
-            delivery=self.delivery(asked),
+            delivery=self._delivery(asked, prepared.route, is_background=response.background),
         )
 
     def _own_start(self, asked: ChannelRequest) -> StartAgent | None:
@@ -555,10 +556,33 @@ class ResponseOperations:
             return self.commands.start(asked)
         return None
 
-    def delivery(self, asked: ChannelRequest) -> TurnDelivery | None:
-        """Return what takes a turn's reply elsewhere, or notes who it is for; None where neither is asked."""
+    async def routed(self, asked: ChannelRequest) -> Route | None:
+        """Note who a background turn is for, and return where its reply goes; raises as `opened` does."""
+        delivery = self._delivery(asked)
+        if delivery is None:
+            return None
+        await delivery.open()
+        return delivery.route
+
+    async def hand_over(self, asked: ChannelRequest, route: Route, response: Response) -> None:
+        """Have jobs deliver what a turn had said whose worker was lost."""
+        delivery = self._delivery(asked, route)
+        if delivery is not None:
+            await delivery.hand_over(response)
+
+    def _delivery(
+        self, asked: ChannelRequest, route: Route | None = None, *, is_background: bool = False
+    ) -> TurnDelivery | None:
+        """Return what takes a turn's reply elsewhere, or notes who it is for; None where neither is asked.
+
+        Of a background turn both was done when it was begun.
+        """
         deliveries = self._context.deliveries
-        if deliveries is None or asked.operation == WARM_UP:
+        if deliveries is None or asked.operation not in _DELIVERED:
+            return None
+        if route is not None:
+            return TurnDelivery(deliveries, asked, route)
+        if is_background:
             return None
         if asked.identity is None and asked.response_target == ResponseTarget.originating:
             return None
@@ -572,6 +596,7 @@ async def _say_nothing() -> AsyncIterator[AgentEvent]:
         yield event
 
 
+_DELIVERED: Final = frozenset({CREATE, COMMAND})
 _RESOLVED: Final = frozenset({given_input.REFERENCE, COMPACTION})
 _ECHOED: Final = frozenset(Response.__struct_fields__) & frozenset(
     CreateResponse.__struct_fields__

@@ -122,6 +122,7 @@ class TurnRun:
         self._delivery = delivery
         self._is_committed = grace_s is None
         self._is_abandoned = False
+        self._is_bare = False  # stored without what was said
         self._writing: asyncio.Task[None] | None = None
         self.first_event_at: float | None = None
         self.told_error: TurnError | None = None
@@ -349,9 +350,25 @@ class TurnRun:
                 self._fail(error)
         if self._release is not None:
             await self._released()
-        if self._delivery is not None and not self.is_superseded:
-            await self._delivery.conclude(stream, self._deadline)
+        if self._delivery is not None:
+            await self._deliver(self._delivery)
         observer.take(stream.end())
+
+    async def _deliver(self, delivery: TurnDelivery) -> None:
+        """Take the reply where it goes, if it is stored; whatever becomes of that, its end is told."""
+        now, deadline = monotonic(), self._deadline
+        if not self.is_kept or self.is_superseded or self._is_bare:
+            delivery.withhold(self._stream)
+            return
+        until = deadline.delivery_until(now) if deadline else None
+        left_s = deadline.delivery_s(now) if deadline else None
+        try:
+            with self._short_calls():
+                async with asyncio.timeout_at(until):
+                    await delivery.conclude(self._stream, left_s=left_s)
+        except Exception as error:  # noqa: BLE001 - the turn is over, whoever cannot be told
+            log_fault(_LOG, f"reply of {self.response.id} not delivered", error)
+            delivery.withhold(self._stream)
 
     async def _released(self) -> None:
         release, self._release = self._release, None
@@ -421,6 +438,7 @@ class TurnRun:
         except TurnTooLargeError:
             failure = ResponseFailure("server_error", "The response is too large to be stored.")
             self._stream.settle(Status.FAILED, now=self._now(), failure=failure)
+            self._is_bare = True
             bare = msgspec.structs.replace(self.response, output=[])
             await save(StoredTurn([], bare))
         except StoreError:

@@ -5,6 +5,7 @@ who looks after a deployment lists and retries them, and has nobody's isolation 
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from math import ceil
@@ -13,6 +14,7 @@ from typing import Final
 import msgspec
 
 from channel.delivery import Undelivered
+from channel.faults import log_fault
 from channel.ports import Clock
 from infra.dynamodb import blobs, keys
 from infra.dynamodb.client import Client, Table, together
@@ -23,6 +25,7 @@ WEEK_S: Final = 7 * 24 * 3600.0
 
 _KIND: Final = "undelivered"
 _READS: Final = 3
+_LOG: Final = logging.getLogger(__name__)
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Undelivered).decode
@@ -62,13 +65,23 @@ class DynamoDBUndeliveredStore:
         await blobs.erase_chunks(self._table, row)
 
     async def all_of(self, principal: str, /) -> Sequence[Undelivered]:
-        """Return those of a principal, oldest first: 1 RRU for each 4 KB of them."""
+        """Return those of a principal, oldest first: 1 RRU for each 4 KB of them.
+
+        One that cannot be read is left out, with a word in the log: it hides no other.
+        """
         items = await self._table.query(
             _partition(principal), keys.deliveries_range(), is_strong=True
         )
-        read = await together([self._read(item) for item in items])
+        read = await together([self._listed(item) for item in items])
         found = [undelivered for undelivered in read if undelivered is not None]
         return sorted(found, key=lambda undelivered: undelivered.at)
+
+    async def _listed(self, item: AttributeValues) -> Undelivered | None:
+        try:
+            return await self._read(item)
+        except blobs.CorruptBlobError as error:
+            log_fault(_LOG, f"undelivered reply {item['sk']['S']} not read", error)
+            return None
 
     async def _read(self, item: AttributeValues) -> Undelivered | None:
         """Return what a row holds, or None where it has expired; raises `CorruptBlobError`."""

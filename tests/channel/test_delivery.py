@@ -171,9 +171,9 @@ def test_a_delivery_has_one_id_for_each_response_and_destination() -> None:
 @pytest.mark.parametrize(
     ("identity", "param"),
     [
-        (ChannelIdentity("web", ""), "user"),
-        (ChannelIdentity("web", "x" * 513), "user"),
-        (ChannelIdentity("web", "a\nb"), "user"),
+        (ChannelIdentity("web", ""), "native_id"),
+        (ChannelIdentity("web", "x" * 513), "native_id"),
+        (ChannelIdentity("web", "a\nb"), "native_id"),
         (ChannelIdentity("web", "a", {"x": "y" * MAX_ATTRIBUTES_BYTES}), "attributes"),
     ],
 )

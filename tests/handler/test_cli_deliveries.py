@@ -113,6 +113,14 @@ def test_undelivered_replies_say_where_how_often_when_and_why(
     ]
 
 
+def test_a_delivery_that_nobody_can_be_at_work_on_any_more_was_interrupted(
+    run: Run, store: DynamoDBUndeliveredStore
+) -> None:
+    keep(store, "cut", ago_s=1300, attempts=0, is_dead=False)
+
+    assert "  0 attempts  21 min ago  interrupted  " in run("list", "--principal", "cut").stdout
+
+
 @pytest.mark.parametrize(
     ("ago_s", "said"),
     [(-60, "0 s"), (59 * 60, r"59 min"), (3600, "1 h"), (23 * 3600, "23 h"), (86_400, "1 d")],

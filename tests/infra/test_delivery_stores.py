@@ -695,7 +695,7 @@ async def test_a_reader_that_a_replacement_overtakes_reads_the_replacement(
         assert await store.get(acme, kept.delivery.id) is None
 
 
-async def test_what_is_not_there_as_a_whole_is_a_store_error(
+async def test_what_is_not_there_as_a_whole_is_a_store_error_and_hides_no_other(
     client: Any, open_undelivered: OpenUndelivered, clock: MovableClock, acme: str
 ) -> None:
     store = open_undelivered(client)
@@ -704,9 +704,11 @@ async def test_what_is_not_there_as_a_whole_is_a_store_error(
     chunk, *_ = [key for key in await rows_of(client, acme) if key.startswith("C")]
     await store._table.delete(keys.principal_partition("undelivered", acme), chunk)
 
-    for call in (store.get(acme, kept.delivery.id), store.all_of(acme)):
-        with pytest.raises(blobs.CorruptBlobError):
-            await call
+    with pytest.raises(blobs.CorruptBlobError):
+        await store.get(acme, kept.delivery.id)
+    other = missed(acme, clock, text="short", number=2)
+    await store.keep(other)
+    assert await store.all_of(acme) == [other]
 
 
 async def test_a_reply_that_is_too_large_to_keep_is_a_store_error(

@@ -19,9 +19,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 from starlette.types import Receive
 
-from channel.auth import Caller
+from channel.auth import Caller, Principal
 from channel.contract import ChannelRequest
 from channel.deadline import Deadline
+from channel.delivery import Route
 from channel.faults import log_fault
 from channel.http import ClientGoneError, request_id
 from channel.isolation import (
@@ -64,6 +65,7 @@ from channel.responses.protocol.salvage import salvaged
 from channel.responses.protocol.stream import queue
 from channel.responses.run import TurnRun, facts_of
 from channel.responses.webhooks import Webhooks
+from channel.responses.windows.context import CREATE
 from channel.sessions import FoundSession
 
 
@@ -83,10 +85,16 @@ _LOG: Final = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 
 
+class _Routed(Struct, frozen=True):
+    channel: str
+    route: Route
+
+
 class _Named(Struct, frozen=True, omit_defaults=True):
     """The payload of a job: which turn, of whom; `request_id` is that of the request that began it.
 
-    `session` is the one whose head the turn becomes when it has ended.
+    `session` is the one whose head the turn becomes when it has ended, and `delivery` is where its
+    reply goes then.
     """
 
     response_id: str
@@ -94,6 +102,7 @@ class _Named(Struct, frozen=True, omit_defaults=True):
     request_id: str
     principal: str
     session: FoundSession | None = None
+    delivery: _Routed | None = None
 
 
 class BackgroundTurns:
@@ -131,6 +140,7 @@ class BackgroundTurns:
         Raises `StoreError` where the job may not have been started: then the turn has failed.
         """
         keys, response = prepared.asked.caller.keys, prepared.response
+        prepared = await self._routed(prepared)
         turn = StoredTurn([*prepared.asked.input], response, _job(prepared, identifier))
         now = self._clock()
         streams = bool(prepared.request.stream)
@@ -148,7 +158,9 @@ class BackgroundTurns:
             if prepared.hold is not None:  # now there is a response by which it can be let go
                 await _keep(prepared.hold, now + QUEUE_S + MAX_TURN_S)
             principal = prepared.asked.caller.principal.name
-            named = _Named(response.id, keys, identifier, principal, prepared.session)
+            route = prepared.route
+            routed = None if route is None else _Routed(prepared.asked.channel, route)
+            named = _Named(response.id, keys, identifier, principal, prepared.session, routed)
             await self._jobs.start(Job(BACKGROUND, msgspec.to_builtins(named)))
         except BaseException as error:
             with suppress(StoreError):
@@ -160,6 +172,15 @@ class BackgroundTurns:
                 raise RequestError(said, status=413, code="request_too_large") from error
             raise
         return response
+
+    async def _routed(self, prepared: Prepared) -> Prepared:
+        try:
+            route = await self._operations.routed(prepared.asked)
+        except BaseException:
+            if prepared.hold is not None:
+                await prepared.hold.release()
+            raise
+        return prepared if route is None else replace(prepared, route=route)
 
     async def run(self, payload: dict[str, Any], deadline: Deadline | None) -> None:
         """Run the turn of a job, unless it was run, cancelled or given up before.
@@ -224,9 +245,22 @@ class BackgroundTurns:
         turn = await self._store.get(named.keys, named.response_id)
         if turn is not None and turn.response.status.is_terminal:
             await self._move(named, turn.response)
+            await self._deliver(named, turn.response)
             await self._tell(named, turn.response, deadline)
         else:
             await self.look(named.keys, named.response_id)
+
+    async def _deliver(self, named: _Named, response: Response) -> None:
+        """Deliver a reply whose worker may have been lost before it did; it has the same ids again."""
+        if named.delivery is None:
+            return
+        asked = ChannelRequest(
+            channel=named.delivery.channel,
+            operation=CREATE,
+            caller=Caller(Principal(named.principal), named.keys),
+            input=(),
+        )
+        await self._operations.hand_over(asked, named.delivery.route, response)
 
     async def _move(self, named: _Named, response: Response) -> None:
         """Make the turn the head of its session, if it has one; a second time changes nothing."""
@@ -376,8 +410,8 @@ class BackgroundTurns:
         if why is not None:
             with suppress(StoreError):  # a worker that is only late has nothing more to do
                 await self._runs.request_cancel(keys, response_id)
-        if (delivery := self._operations.delivery(prepared.asked)) is not None:
-            await delivery.hand_over(response)
+        if prepared.route is not None:
+            await self._operations.hand_over(prepared.asked, prepared.route, response)
         principal = prepared.asked.caller.principal.name
         await self._have_told(_Named(response_id, keys, request_id.get(), principal))
         return response
@@ -399,7 +433,8 @@ class BackgroundTurns:
         history = history_of(branch.turns) if own is None else own
         hold = self._operations.hold(asked.caller.keys, job["hold"]) if "hold" in job else None
         asked = with_fields(asked, input=turn.input, history=history)
-        return Prepared(CreateResponse(), asked, turn.response, branch, hold)
+        route = msgspec.convert(job["route"], Route) if "route" in job else None
+        return Prepared(CreateResponse(), asked, turn.response, branch, hold, route=route)
 
     async def _have_told(self, named: _Named) -> None:
         """Have a job tell of the end of a turn: there is no time here, or a client waits."""
@@ -453,6 +488,8 @@ def _job(prepared: Prepared, identifier: str) -> dict[str, Any]:
         job["history"] = [*prepared.asked.history]
     if prepared.hold is not None:
         job["hold"] = prepared.hold.job
+    if prepared.route is not None:
+        job["route"] = msgspec.to_builtins(prepared.route)
     return job
 
 
