@@ -45,8 +45,9 @@ def measure() -> list[Row]:
 def _mangum(body: dict[str, Any], calls: int) -> tuple[float, float]:
     """Return microseconds a call: ours, the floor's."""
     event = _function_url_event(json.dumps(body))
+    mounted = LambdaHandler(ours.app)
     handlers: list[Callable[[Any, Any], dict[str, Any]]] = [
-        LambdaHandler(ours.app),
+        mounted,
         Mangum(floor.app, lifespan="off"),
     ]
     samples: list[list[float]] = [[], []]
@@ -60,6 +61,7 @@ def _mangum(body: dict[str, Any], calls: int) -> tuple[float, float]:
                 raise AssertionError(reply)
             if round_number:
                 kept.append(took)
+    mounted.close()
     return statistics.median(samples[0]), statistics.median(samples[1])
 
 
