@@ -1,19 +1,18 @@
 """`Deliveries`: sends replies where their targets say, and tries again what did not arrive."""
 
 import asyncio
-import inspect
 import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
 from channel.auth import Caller
-from channel.contract import ChannelRequest
+from channel.contract import ChannelRequest, settled
 from channel.deadline import Deadline
 from channel.delivery import (
     NOTHING_LINKED,
@@ -93,6 +92,13 @@ class _Named(Struct, frozen=True):
     id: str
 
 
+class Missed(NamedTuple):
+    """A destination that did not take a reply, for its report; `is_again` where a job tries again."""
+
+    summary: str
+    is_again: bool
+
+
 class _Attempt(Struct, frozen=True):
     """What went wrong: for the report, and (without a stranger's words) for the record."""
 
@@ -147,7 +153,7 @@ class Deliveries:
         is_named = target.kind is ResponseTargetKind.CHANNELS
         for destination in _asked(target, origin):
             is_known = not is_named or destination.channel in self.names
-            if not is_known or not await _settled(authorize(caller, destination)):
+            if not is_known or not await settled(authorize(caller, destination)):
                 raise _unknown(destination)
         return target
 
@@ -209,7 +215,7 @@ class Deliveries:
             return False
         require_small(identity)
         channel = self.linkable(identity.channel)
-        return channel is None or await channel.may_link(caller, identity.native_id)
+        return channel is None or await may_link(channel, caller, identity.native_id)
 
     async def retry(self, payload: dict[str, Any], deadline: Deadline | None) -> None:
         """Try again what did not arrive, as a job asks for; what still does not is a dead letter."""
@@ -235,15 +241,15 @@ class Deliveries:
             if failure.is_final or is_last:
                 break
             await options.pause(pause_s)
-        told = {"channel": kept.identity.channel, "reason": kept.reason}
+        told = (kept.delivery.id, kept.identity.channel, kept.attempts, kept.reason)
         if await options.undelivered.get(named.principal, named.id) is None:
             return  # another attempt has succeeded, or its owner has dropped it
-        _LOG.warning("delivery given up", extra={**told, "attempts": kept.attempts})
+        _LOG.warning("delivery %s to channel %s given up after %d attempts: %s", *told)
         await options.undelivered.keep(replace(kept, is_dead=True))
 
     async def push(
         self, identity: ChannelIdentity, delivery: Delivery, *, left_s: float | None
-    ) -> str | None:
+    ) -> "Missed | None":
         """Push to one destination while its originator waits; return what went wrong, or None.
 
         It is kept as what has not arrived until it has: whatever becomes of this process, the owner
@@ -270,14 +276,15 @@ class Deliveries:
                 await self._dropped(delivery)
                 return None
             failure, pending = tried, replace(pending, attempts=1)
-        told = {"channel": identity.channel, "reason": failure.reason, "delivery": delivery.id}
-        _LOG.warning("delivery failed", extra=told)
+        told = (delivery.id, identity.channel, failure.reason)
+        _LOG.warning("delivery %s to channel %s failed: %s", *told)
         pending = replace(pending, reason=failure.reason, is_dead=failure.is_final)
+        is_again = False
         try:
-            await self._have_retried(pending)
+            is_again = await self._have_retried(pending)
         except StoreError as error:
             log_fault(_LOG, f"delivery {delivery.id} not kept, nor tried again", error)
-        return failure.summary
+        return Missed(failure.summary, is_again)
 
     async def _dropped(self, delivery: Delivery) -> None:
         try:
@@ -285,17 +292,20 @@ class Deliveries:
         except StoreError as error:  # it has arrived; what is kept of it runs out by itself
             log_fault(_LOG, "delivery not forgotten", error)
 
-    async def _have_retried(self, pending: Undelivered) -> None:
+    async def _have_retried(self, pending: Undelivered) -> bool:
+        """Keep what has not arrived, and have it tried again where that may help; return whether it is."""
         undelivered = self._options.undelivered
         await undelivered.keep(pending)
         if pending.is_dead:
-            return
+            return False
         named = _Named(pending.delivery.principal, pending.delivery.id)
         try:
             await self._starter.start(Job(RETRY, msgspec.to_builtins(named)))
         except StoreError as error:
             log_fault(_LOG, "retry of a delivery not started", error)
             await undelivered.keep(replace(pending, is_dead=True))
+            return False
+        return True
 
     async def _attempt(
         self, identity: ChannelIdentity, delivery: Delivery, limit_s: float
@@ -315,11 +325,11 @@ class Deliveries:
         error = TimeoutError() if not attempt.done() else attempt.result()
         if error is None:
             return None
-        if isinstance(error, PushRefusedError):
-            return _Attempt(_summary(error), _summary(error), is_final=True)
+        if isinstance(error, PushRefusedError | PushFailedError):  # their text is ours
+            is_final = isinstance(error, PushRefusedError)
+            return _Attempt(_summary(error), _summary(error), is_final=is_final)
         log_fault(_LOG, f"push of channel {identity.channel} failed", error)
-        is_ours = isinstance(error, PushFailedError)
-        return _Attempt(_summary(error), _summary(error) if is_ours else type(error).__name__)
+        return _Attempt(_summary(error), type(error).__name__)
 
     def clock(self) -> float:
         """Return the Unix time in seconds."""
@@ -377,9 +387,10 @@ class OpenDelivery:
         outcomes = [*zip(map(token_of, decided.pushes), results, strict=True)]
         return DeliveryReport(
             include_originating=decided.include_originating,
-            pushed=tuple([token for token, problem in outcomes if problem is None]),
+            pushed=tuple([token for token, missed in outcomes if missed is None]),
             skipped=decided.skipped,
-            failed=tuple([(token, problem) for token, problem in outcomes if problem is not None]),
+            failed=tuple([(token, missed.summary) for token, missed in outcomes if missed]),
+            again=tuple([token for token, missed in outcomes if missed and missed.is_again]),
         )
 
 
@@ -414,8 +425,9 @@ def _asked(target: ResponseTarget, origin: str) -> Sequence[Destination]:
     return [Destination.of(token) for token in target.targets if token not in here]
 
 
-async def _settled(value: Any) -> bool:
-    return bool(await value if inspect.isawaitable(value) else value)
+async def may_link(channel: LinkableChannel, caller: Caller, native_id: str) -> bool:
+    """Return whether a channel lets a caller name an identity; anything but True does not."""
+    return await settled(channel.may_link(caller, native_id)) is True
 
 
 def _summary(error: BaseException) -> str:
@@ -431,6 +443,6 @@ def own_destinations(push_channels: Sequence[Any]) -> TargetAuthorizer:
         if destination.native_id is None:
             return True
         channel = linkable.get(destination.channel)
-        return channel is not None and await channel.may_link(caller, destination.native_id)
+        return channel is not None and await may_link(channel, caller, destination.native_id)
 
     return is_own

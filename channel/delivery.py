@@ -53,13 +53,14 @@ class DeliveryReport(Struct, frozen=True):
     """What came of a delivery; each destination by its token (`channel:native_id`, or the name alone).
 
     `failed` has the type of what went wrong and its text beside each token, for the host and its
-    logs: it may name what a client should not read.
+    logs: it may name what a client should not read. Of these, `again` are tried again by a job.
     """
 
     include_originating: bool
     pushed: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     failed: tuple[tuple[str, str], ...] = ()
+    again: tuple[str, ...] = ()
 
 
 @runtime_checkable
@@ -82,7 +83,7 @@ class LinkableChannel(Protocol):
 
     name: str
 
-    async def may_link(self, caller: Caller, native_id: str, /) -> bool:
+    def may_link(self, caller: Caller, native_id: str, /) -> bool | Awaitable[bool]:
         """Return whether the identity is the caller's to name; raises `StoreError`."""
         ...
 
@@ -251,11 +252,16 @@ def require_small(identity: ChannelIdentity, param: str = "native_id") -> None:
 
 def acknowledgement(report: DeliveryReport) -> str:
     """Return what the originator reads in place of a reply that went elsewhere."""
-    told: list[str] = []
-    if report.pushed:
-        told.append(f"Delivered to {', '.join(report.pushed)}.")
-    if report.failed:
-        told.append(f"Not delivered to {', '.join([token for token, _ in report.failed])}.")
+    failed = [token for token, _ in report.failed if token not in report.again]
+    told = [
+        f"{said} {', '.join(tokens)}{more}."
+        for said, tokens, more in (
+            ("Delivered to", report.pushed, ""),
+            ("Not delivered yet to", report.again, ", but tried again"),
+            ("Not delivered to", failed, ""),
+        )
+        if tokens
+    ]
     return " ".join(told) or "The reply was not sent anywhere, as asked."
 
 

@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from channel.auth import caller_of
 from channel.contract import PlainRoute
-from channel.delivering import Deliveries
+from channel.delivering import Deliveries, may_link
 from channel.delivery import require_small
 from channel.http import JSONReply, read_body
 from channel.responses.protocol.errors import RequestError
@@ -55,7 +55,7 @@ class _Identities:
         identity = ChannelIdentity(name, given.native_id, given.attributes)
         require_small(identity, "native_id")
         channel = self._deliveries.linkable(name)
-        if channel is None or not await channel.may_link(caller, identity.native_id):
+        if channel is None or not await may_link(channel, caller, identity.native_id):
             raise _not_found(name)
         await self._deliveries.identities.record(caller.keys, identity)
         return JSONReply(_shown(identity, is_active=True))

@@ -26,7 +26,11 @@ from handler.agents import agent_of
 from infra.settings import Settings
 
 
-DEVELOPMENT_KEYS: Final = {"dev-alpha": Principal("alpha"), "dev-beta": Principal("beta")}
+DEVELOPMENT_KEYS: Final = {
+    "dev-alpha": Principal("alpha"),
+    "dev-beta": Principal("beta"),
+    "dev-agency": Principal("agency", is_delegate=True),
+}
 
 
 @cache
@@ -85,7 +89,7 @@ def create_host(settings: Settings) -> AgentHost:
         channels=[responses, ChatCompletionsChannel(**shared, session_mode=mode)],
         authenticator=_authenticator(settings, client),
         cors_origins=settings.cors_origins,
-        delivery=_delivery(settings, client),
+        delivery=delivery_options(settings, client),
         sessions=sessions,
     )
 
@@ -157,7 +161,7 @@ def _webhooks(settings: Settings, client: Any) -> Webhooks | None:
     return _LateWebhooks(make)
 
 
-def _delivery(settings: Settings, client: Any) -> DeliveryOptions | None:
+def delivery_options(settings: Settings, client: Any) -> DeliveryOptions | None:
     """Return what delivers; None where a reply goes back and nowhere else, which then costs nothing."""
     channels = _push_channels(settings, client)
     if not (channels or settings.caller_targets):

@@ -187,7 +187,9 @@ def open_table(table: str | None, region: str | None) -> Iterator[tuple[Any, str
     with sentences():
         settings = Settings.from_env(TABLE_NAME=table, AWS_REGION=region)
     if settings.table_name is None:
-        raise CommandError("Which table? Give --table NAME, or set TABLE_NAME.")
+        raise CommandError(
+            "Which table? Give --table NAME, or set TABLE_NAME (beside `make run`: DYNAMODB_ENDPOINT)."
+        )
     try:
         yield make_client(settings.region, settings.dynamodb_endpoint), settings.table_name
     except NoRegionError as error:

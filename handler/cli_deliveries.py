@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from typing import Final
 
 import click
+from msgspec.structs import replace
 
-from channel.delivering import RETRY
+from channel.delivering import RETRY, Deliveries
 from channel.delivery import Undelivered, UndeliveredStore, token_of
 from channel.ports import Job, StoreError
 from infra.dynamodb.undelivered import DynamoDBUndeliveredStore
@@ -52,17 +53,26 @@ def list_all(principal: str, table: str | None, region: str | None, *, with_text
 @_IDS
 @_PRINCIPAL
 @click.option(
-    "--function", metavar="NAME", required=True, help="The deployed one, as NAME:ALIAS, or its ARN."
+    "--function",
+    metavar="NAME",
+    help="The deployed one, as NAME:ALIAS, or its ARN. Default: this process, with its PUSH_CHANNELS.",
 )
 @_TABLE
 @_REGION
 def retry(
-    ids: tuple[str, ...], principal: str, function: str, table: str | None, region: str | None
+    ids: tuple[str, ...],
+    principal: str,
+    function: str | None,
+    table: str | None,
+    region: str | None,
 ) -> None:
-    """Have the deployed function try the deliveries with these ids again (see `list`)."""
+    """Have the deployed function try the deliveries with these ids again, or try them here (see `list`)."""
     with _open(table, region) as (store, name):
         asyncio.run(_require(store, name, principal, ids))
-        settings = Settings.from_env(AWS_REGION=region)
+        settings = Settings.from_env(AWS_REGION=region, TABLE_NAME=name)
+        if function is None:
+            _retry_here(settings, store, principal, ids)
+            return
         jobs = SelfInvoker(
             lambda: make_lambda_client(settings.region, settings.lambda_endpoint), function
         )
@@ -73,6 +83,33 @@ def retry(
                 msg = f"The function {function} could not be invoked: {error.__cause__ or error}"
                 raise ValueError(msg) from error
             click.echo(f"{function} tries {each} again.", err=True)
+
+
+def _retry_here(
+    settings: Settings, store: UndeliveredStore, principal: str, ids: Sequence[str]
+) -> None:
+    from handler.app import delivery_options  # noqa: PLC0415 - only here
+    from infra.dynamodb.client import make_client  # noqa: PLC0415 - as above
+
+    if settings.dynamodb_endpoint is not None:
+        settings = replace(settings, webhooks_allow_private=True)  # as beside `make run`
+    client = make_client(settings.region, settings.dynamodb_endpoint)
+    options = delivery_options(settings, client) if settings.push_channels else None
+    if options is None:
+        msg = "Nothing here can deliver: give --function NAME, or set PUSH_CHANNELS as the server has it."
+        raise ValueError(msg)
+    here = Deliveries((), options)
+    try:
+        for each in ids:
+            asyncio.run(here.retry({"principal": principal, "id": each}, None))
+            arrived = asyncio.run(_is_gone(store, principal, each))
+            click.echo(f"{each} has {'arrived' if arrived else 'not arrived'}.", err=True)
+    finally:
+        client.close()
+
+
+async def _is_gone(store: UndeliveredStore, principal: str, delivery_id: str) -> bool:
+    return await store.get(principal, delivery_id) is None
 
 
 @deliveries.command()

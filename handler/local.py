@@ -91,15 +91,20 @@ def _make_table(settings: Settings) -> None:
         raise SettingsError(msg) from error
 
 
+def development_keys() -> str:
+    """Return the keys, each with its principal, and what they are for."""
+    *tenants, agency = [f"{key} ({who.name})" for key, who in DEVELOPMENT_KEYS.items()]
+    return f"{' and '.join(tenants)}: tenants apart from each other; {agency}: a delegate"
+
+
 def banner(settings: Settings, port: int) -> str:
     """Return what the server says at its start."""
     base_url = f"http://{HOST}:{port}/v1"
-    keys = " and ".join(f"{key} ({who.name})" for key, who in DEVELOPMENT_KEYS.items())
     return f"""\
 lambda-responses is listening on {base_url}
 
   agent  {settings.agent}
-  keys   {keys}: two tenants, apart from each other
+  keys   {development_keys()}
   data   {settings.dynamodb_endpoint}, table {settings.table_name}
 
 With curl:

@@ -36,7 +36,9 @@ def start_api(settings: Settings, extra: Sequence[str]) -> int:  # pragma: no co
         found = {"DYNAMODB_ENDPOINT": endpoint, "TABLE_NAME": local.table_name}
         variables.write_text(json.dumps({"Parameters": found}))
         sys.stdout.write(f"The table's engine is {endpoint} for the containers.\n")
-        sys.stdout.write("The keys are dev-alpha and dev-beta; a streamed reply comes whole.\n")
+        sys.stdout.write(
+            "The keys are dev-alpha, dev-beta and dev-agency (a delegate); a streamed reply comes whole.\n"
+        )
         sys.stdout.flush()
         return _serve(serve_command(architecture, local, variables, extra))
 

@@ -71,7 +71,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     PUSH_CHANNELS              none                      where a reply may go besides its own channel, by
                                                          comma: webhook, eventbridge:<bus name or ARN>,
                                                          sns:<topic ARN>
-    WEBHOOKS_ALLOW_PRIVATE     0 (make run: 1)           webhooks may go to http and private addresses
+    WEBHOOKS_ALLOW_PRIVATE     0 (locally: 1)            webhooks may go to http and private addresses
     STRICT_READS               0                         strongly consistent reads, at twice the price
     FUNCTION_URL_MODE          RESPONSE_STREAM           what the function URL expects: that, or
                                                          BUFFERED

@@ -10,10 +10,9 @@ from typing import Any, Final
 import click
 from msgspec.structs import replace
 
-from handler.app import DEVELOPMENT_KEYS
 from handler.emulator.function_url import FunctionUrl
 from handler.emulator.options import Faults, Function
-from handler.local import engine
+from handler.local import development_keys, engine
 from infra.settings import Settings, SettingsError
 
 
@@ -56,6 +55,7 @@ def environ(settings: Settings, function: Function) -> dict[str, str]:
     return {
         "FUNCTION_URL_MODE": _mode(function),
         "LOG_SENSITIVE": "1",  # one's own machine and one's own words
+        "WEBHOOKS_ALLOW_PRIVATE": "1",  # and one's own receivers
         **os.environ,  # noqa: TID251 - passed on, not read
         "AGENT": settings.agent,
         "AWS_SAM_LOCAL": "1",  # the development keys
@@ -78,10 +78,9 @@ lambda-responses is listening on {base_url}
 """
     if not is_own:
         return f"{told}\nCtrl-C stops it.\n"
-    keys = " and ".join(f"{key} ({who.name})" for key, who in DEVELOPMENT_KEYS.items())
     return f"""\
 {told}  agent    {settings.agent}
-  keys     {keys}: two tenants, apart from each other
+  keys     {development_keys()}
   data     {settings.dynamodb_endpoint}, table {settings.table_name}
 
 With curl:

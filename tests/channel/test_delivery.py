@@ -147,9 +147,13 @@ def test_an_acknowledgement_names_where_the_reply_went() -> None:
     report = DeliveryReport(
         include_originating=False,
         pushed=("slack:U1", "mail"),
-        failed=(("web:x", "OSError: a secret"),),
+        failed=(("web:x", "OSError: a secret"), ("sms:1", "TimeoutError")),
+        again=("sms:1",),
     )
-    assert acknowledgement(report) == "Delivered to slack:U1, mail. Not delivered to web:x."
+    assert acknowledgement(report) == (
+        "Delivered to slack:U1, mail. Not delivered yet to sms:1, but tried again. "
+        "Not delivered to web:x."
+    )
     assert acknowledgement(DeliveryReport(include_originating=False)) == (
         "The reply was not sent anywhere, as asked."
     )

@@ -1,6 +1,7 @@
 """Replies that go elsewhere, as a user has them: real servers over one table, the `openai` package, a receiver."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from typing import Any
@@ -12,6 +13,7 @@ from openai import AsyncOpenAI
 from infra.dynamodb.undelivered import DynamoDBUndeliveredStore
 from infra.dynamodb.webhooks import WebhookTable
 from infra.settings import LOCAL_TABLE
+from tests.channel.asgi import Wire
 from tests.e2e.scenarios import HELLO
 from tests.e2e.server import running
 from tests.e2e.test_docs import LOCAL, blocks
@@ -132,7 +134,7 @@ async def test_an_endpoint_that_is_down_is_told_and_kept_and_tried_again(
             model="agent", input="Hello!", extra_body={"response_target": targets}
         )
         assert response.output_text == (
-            f"Delivered to webhook:{good.id}. Not delivered to webhook:{down.id}."
+            f"Delivered to webhook:{good.id}. Not delivered yet to webhook:{down.id}, but tried again."
         )
         first = await asyncio.wait_for(refused.get(), 20)
         again = await asyncio.wait_for(refused.get(), 20)
@@ -146,7 +148,7 @@ async def test_the_blocks_of_the_delivery_page_run(
     roots: tuple[str, str], dynalite: tuple[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = WebhookTable(dynalite[1], LOCAL_TABLE)
-    linking, hosting = blocks("docs/delivery.md")[:2]
+    linking, hosting, deploying = blocks("docs/delivery.md")[:3]
     names: dict[str, Any] = {}
     async with receiving(rows) as (hook, posts):
         linking = linking.replace(LOCAL, roots[0]).replace("we_…", hook.id)
@@ -158,3 +160,15 @@ async def test_the_blocks_of_the_delivery_page_run(
     assert capsys.readouterr().out == f"Delivered to webhook:{hook.id}.\n{HELLO}\n"
     exec(hosting, names)
     assert names["host"].deliveries.names == {"responses", "printed"}
+    app, key = names["host"].app, {"authorization": "Bearer a-long-secret"}
+    for target in ("printed:acme", "active"):
+        body = json.dumps({"input": "Why?", "response_target": target}).encode()
+        wire = await Wire("POST", "/v1/responses", body=body, headers=key).run(app)
+        assert wire.status == 200
+        body = b'{"native_id": "acme"}'
+        linked = await Wire("PUT", "/v1/identities/printed", body=body, headers=key).run(app)
+        assert linked.status == 200
+    assert capsys.readouterr().out == "acme < You asked: Why?\n" * 2
+    exec(deploying, names)
+    options = names["deployed"]("eu-west-1", "table", "function:live")
+    assert [channel.name for channel in options.push_channels] == ["printed"]

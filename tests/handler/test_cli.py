@@ -81,7 +81,7 @@ def test_a_revoked_key_is_listed_and_gets_in_no_more(run: Run, endpoint: str) ->
         (
             ["keys", "list"],
             {"DYNAMODB_ENDPOINT": ""},
-            "Which table? Give --table NAME, or set TABLE_NAME.",
+            "Which table? Give --table NAME, or set TABLE_NAME (beside `make run`: DYNAMODB_ENDPOINT).",
         ),
         (
             ["keys", "list", "--table", "my table"],

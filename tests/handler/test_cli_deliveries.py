@@ -5,6 +5,10 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -16,6 +20,7 @@ from handler.cli import main
 from handler.local import engine
 from infra.dynamodb.client import create_table, make_client
 from infra.dynamodb.undelivered import DynamoDBUndeliveredStore
+from infra.dynamodb.webhooks import WebhookTable
 from infra.settings import LOCAL_TABLE, Settings
 from tests.infra import engines
 from tests.infra.test_invoke import Lambda, aws
@@ -61,6 +66,7 @@ def keep(
     ago_s: float = 0,
     attempts: int = 5,
     is_dead: bool = True,
+    to: ChannelIdentity = ChannelIdentity("telegram", "42:7"),  # noqa: B008 - frozen
 ) -> None:
     delivery = Delivery(
         id=delivery_id,
@@ -74,7 +80,7 @@ def keep(
     )
     kept = Undelivered(
         delivery=delivery,
-        identity=ChannelIdentity("telegram", "42:7"),
+        identity=to,
         reason="HTTP 500",
         attempts=attempts,
         at=time.time() - ago_s,
@@ -217,12 +223,64 @@ def test_a_function_that_is_not_there_is_said_with_its_cause(
     assert "ResourceNotFoundException" in result.stderr
 
 
+@contextmanager
+def receiving(status: int) -> Iterator[tuple[str, list[bytes]]]:
+    """Reply to each post with a status; give the URL, and what was posted."""
+    posted: list[bytes] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            posted.append(self.rfile.read(int(self.headers["content-length"])))
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_given: Any) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/replies", posted
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(("status", "outcome"), [(204, "arrived"), (410, "not arrived")])
+def test_without_a_function_it_is_tried_here(
+    run: Run, store: DynamoDBUndeliveredStore, endpoint: str, status: int, outcome: str
+) -> None:
+    client = make_client("us-east-1", endpoint)
+    hooks = WebhookTable(client, LOCAL_TABLE)
+    with receiving(status) as (url, posted):
+        hook = asyncio.run(hooks.register("here", url, allow_private=True))
+        keep(store, "here", to=ChannelIdentity("webhook", hook.id))
+
+        tried = run("retry", FIRST, "--principal", "here", PUSH_CHANNELS="webhook")
+
+    client.close()
+    assert (tried.exit_code, tried.stderr.splitlines()[-1]) == (0, f"{FIRST} has {outcome}.")
+    assert len(posted) == 1
+    assert kept_ids(store, "here") == ([] if status == 204 else [FIRST])
+
+
+def test_without_a_function_and_without_channels_nothing_can_deliver(
+    run: Run, store: DynamoDBUndeliveredStore
+) -> None:
+    keep(store, "nowhere")
+
+    tried = run("retry", FIRST, "--principal", "nowhere", PUSH_CHANNELS="")
+
+    assert (tried.exit_code, tried.stdout) == (2, "")
+    assert "give --function NAME, or set PUSH_CHANNELS" in tried.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "missing"),
     [
         (["list"], "--principal"),
         (["drop", "--principal", "acme"], "ID"),
-        (["retry", FIRST, "--principal", "acme"], "--function"),
+        (["retry", "--principal", "acme"], "ID"),
     ],
 )
 def test_what_is_missing_is_named(run: Run, arguments: list[str], missing: str) -> None:
@@ -235,7 +293,11 @@ def test_what_is_missing_is_named(run: Run, arguments: list[str], missing: str) 
 @pytest.mark.parametrize(
     ("arguments", "environ", "said"),
     [
-        ([], {"DYNAMODB_ENDPOINT": ""}, "Which table? Give --table NAME, or set TABLE_NAME.\n"),
+        (
+            [],
+            {"DYNAMODB_ENDPOINT": ""},
+            "Which table? Give --table NAME, or set TABLE_NAME (beside `make run`: DYNAMODB_ENDPOINT).\n",
+        ),
         (["--table", "elsewhere"], {}, "ResourceNotFoundException"),
     ],
 )

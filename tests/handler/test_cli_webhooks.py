@@ -126,7 +126,7 @@ def test_dead_letters_say_what_where_and_why(run: Run, rows: WebhookTable) -> No
         (
             ["list"],
             {"DYNAMODB_ENDPOINT": ""},
-            "Which table? Give --table NAME, or set TABLE_NAME.",
+            "Which table? Give --table NAME, or set TABLE_NAME (beside `make run`: DYNAMODB_ENDPOINT).",
         ),
         (
             ["create", "--principal", "acme", "--url", "http://example.com/"],
