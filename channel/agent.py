@@ -15,6 +15,7 @@ from msgspec import Struct, field
 
 from channel.auth import Principal
 from channel.isolation import IsolationKeys
+from channel.responses.protocol.errors import error_status, sayable
 from channel.responses.protocol.items import Item, text_of
 
 
@@ -160,16 +161,10 @@ class TurnError(Exception):
         param: str | None = None,
     ) -> None:
         super().__init__(message)
-        self.message = _sayable(message) or "The agent failed to answer."
-        self.code = _sayable(code) or "server_error"
-        is_error = isinstance(status, int) and 400 <= status <= 599  # noqa: PLR2004
-        self.status = status if is_error else 500
-        self.param = _sayable(param)
-
-
-def _sayable(text: object) -> str | None:
-    """Return text that can go onto the wire, or None: what tells of a failure must not fail itself."""
-    return text.encode(errors="replace").decode() if isinstance(text, str) else None
+        self.message = sayable(message) or "The agent failed to answer."
+        self.code = sayable(code) or "server_error"
+        self.status = error_status(status)
+        self.param = sayable(param)
 
 
 class Turn(Struct, frozen=True, kw_only=True):

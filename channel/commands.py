@@ -5,9 +5,10 @@ and is followed as the agent's turns are.
 """
 
 import asyncio
+import inspect
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from functools import partial
+from enum import Enum, auto
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -24,6 +25,7 @@ from channel.contract import (
     ChannelRequest,
 )
 from channel.faults import HookError
+from channel.hooks import as_turn_error
 from channel.http import JSONReply
 from channel.responses.protocol.errors import RequestError
 from channel.responses.protocol.items import Item
@@ -87,21 +89,28 @@ class Commands:
         self._context = context
         self._commands = commands
 
-    def has(self, asked: ChannelRequest, text: Mapping[str, Any] | None = None) -> bool:
-        """Return whether the request is a command; `text` is what it says of the reply's form.
+    def found(
+        self, caller: Caller, items: Sequence[Item], text: Mapping[str, Any] | None = None
+    ) -> ChannelCommand | None:
+        """Return the command that the items end with, where it is this caller's.
 
-        None is where a client parses the reply: it would find no JSON.
+        `text` is what the request says of the reply's form: where a client parses that, there is no
+        command, since it would find no JSON. Raises `CommandError` where `is_for` fails.
         """
         if text is not None and text["format"]["type"] != "text":
-            return False
-        return self._found(asked) is not None
-
-    def start(self, asked: ChannelRequest) -> Callable[[], AsyncIterator[AgentEvent]] | None:
-        """Return what starts the command of a request; None where it is none of this caller's."""
-        found = self._found(asked)
-        if found is None:
             return None
-        return partial(self._run, asked, *found)
+        found = self._found(caller, items)
+        return found and found[0]
+
+    def start(
+        self, asked: ChannelRequest, start_agent: Callable[[], AsyncIterator[AgentEvent]]
+    ) -> AsyncIterator[AgentEvent]:
+        """Start the command of a request, or the agent where it is none of this caller's any more.
+
+        Raises `CommandError` where `is_for` fails.
+        """
+        found = self._found(asked.caller, asked.input)
+        return start_agent() if found is None else self._run(asked, *found)
 
     async def listed(self, request: Request) -> JSONReply:
         """Reply with the commands that the caller may use."""
@@ -112,10 +121,10 @@ class Commands:
         ]
         return JSONReply({"object": "list", "data": data})
 
-    def _found(self, asked: ChannelRequest) -> tuple[ChannelCommand, str] | None:
-        given = typed(asked.input)
+    def _found(self, caller: Caller, items: Sequence[Item]) -> tuple[ChannelCommand, str] | None:
+        given = typed(items)
         command = given and self._commands.get(given.name)
-        if not given or not command or not _is_for(command, asked.caller):
+        if not given or not command or not _is_for(command, caller):
             return None
         return command, given.arguments
 
@@ -126,15 +135,16 @@ class Commands:
         self, asked: ChannelRequest, command: ChannelCommand, arguments: str
     ) -> AsyncIterator[AgentEvent]:
         """Run a command as an agent is run; what goes away cancels it, and waits for its end."""
-        said: asyncio.Queue[AgentEvent | None] = asyncio.Queue()
-        task = asyncio.create_task(self._handle(asked, command, arguments, said))
-        task.add_done_callback(lambda _: said.put_nowait(None))
+        replies = _Replies()
+        task = asyncio.create_task(self._handle(asked, command, arguments, replies))
+        task.add_done_callback(lambda _: replies.end())
         try:
-            while (event := await said.get()) is not None:
+            while (event := await replies.next()) is not _End.END:
                 yield event
-                said.task_done()
+                replies.take()
             await task
         finally:
+            replies.close()  # first: a handler that still replies as it is cancelled is to end
             task.cancel()
             await asyncio.wait({task})
             if not task.cancelled():
@@ -145,21 +155,78 @@ class Commands:
         asked: ChannelRequest,
         command: ChannelCommand,
         arguments: str,
-        said: "asyncio.Queue[AgentEvent | None]",
+        replies: "_Replies",
     ) -> None:
         try:
             usable = MappingProxyType(by_name(self._usable(asked.caller)))
-            await command.handle(_Given(asked, arguments, usable, self._context, said))
-        except (RequestError, TurnError):
+            await command.handle(_Given(asked, arguments, usable, self._context, replies))
+        except TurnError:
             raise
+        except RequestError as error:
+            raise as_turn_error(error) from error
         except (Exception, SystemExit) as error:  # the latter would end everybody else's turn, too
             msg = f"the command /{command.name} failed"
             # With its places, since it is this error that is logged.
             raise CommandError(msg).with_traceback(error.__traceback__) from error
+        if command.resets and not replies.have_reset:
+            msg = f"the command /{command.name} has `resets`, and did not call reset_session"
+            raise CommandError(msg)
 
 
 def _is_for(command: ChannelCommand, caller: Caller) -> bool:
-    return command.is_for is None or command.is_for(caller)
+    if command.is_for is None:
+        return True
+    try:
+        answer: object = command.is_for(caller)
+    except (Exception, SystemExit) as error:
+        msg = f"is_for of the command /{command.name} raised {type(error).__qualname__}"
+        raise CommandError(msg) from error
+    if isinstance(answer, bool):
+        return answer
+    if inspect.iscoroutine(answer):
+        answer.close()  # it is not awaited, and nobody is to be warned of that
+    msg = f"is_for of the command /{command.name} returned {type(answer).__qualname__}, not bool"
+    raise CommandError(msg)
+
+
+class _End(Enum):
+    END = auto()
+
+
+class _Replies:
+    """What a command says, until that is taken; once they are closed, nothing waits for that."""
+
+    def __init__(self) -> None:
+        self._said: asyncio.Queue[AgentEvent | _End] = asyncio.Queue()
+        self._unfinished = 0
+        self._is_closed = False
+        self.have_reset = False
+
+    async def say(self, event: AgentEvent) -> None:
+        if self._is_closed:
+            await asyncio.sleep(0)  # a task that replies for ever must not stop everybody else
+            return
+        self._put(event)
+        await self._said.join()  # it is taken: who reads slowly slows the command down, too
+
+    async def next(self) -> "AgentEvent | _End":
+        return await self._said.get()
+
+    def take(self) -> None:
+        self._unfinished -= 1
+        self._said.task_done()
+
+    def end(self) -> None:
+        self._put(_End.END)
+
+    def close(self) -> None:
+        self._is_closed = True
+        while self._unfinished:
+            self.take()
+
+    def _put(self, event: "AgentEvent | _End") -> None:
+        self._said.put_nowait(event)
+        self._unfinished += 1
 
 
 class _Given(Struct, frozen=True):
@@ -169,21 +236,32 @@ class _Given(Struct, frozen=True):
     arguments: str
     commands: Mapping[str, ChannelCommand]
     host: ChannelContext
-    said: "asyncio.Queue[AgentEvent | None]"
+    replies: _Replies
 
     async def reply(self, text: str, /) -> None:
-        await self._say(text)
+        if not isinstance(text, str):
+            msg = f"reply() takes a str, not {type(text).__qualname__}"
+            raise TypeError(msg)
+        await self.replies.say(text)
 
     async def reset_session(self) -> None:
-        request = self.request
-        key = request.session.isolation_key if request.session is not None else None
-        if key is not None and request.session_mode != "disabled":
-            await self.host.reset_session(request.caller.keys, key)
-        await self._say(SessionReset())
+        for key in _sessions_of(self.request):
+            await self.host.reset_session(self.request.caller.keys, key)
+        self.replies.have_reset = True
+        await self.replies.say(SessionReset())
 
-    async def _say(self, event: AgentEvent) -> None:
-        self.said.put_nowait(event)
-        await self.said.join()  # it is taken: who reads slowly slows the command down, too
+
+def _sessions_of(request: ChannelRequest) -> Iterable[str]:
+    """Return the keys of the sessions that a request is in: its own, and the chat that it is said in.
+
+    A conversation is no such session, and its turns are beside those of the chat.
+    """
+    if request.session is None or request.session_mode == "disabled":
+        return ()
+    if "conversation_id" in request.attributes:
+        return ()
+    keys = request.session.isolation_key, request.caller.keys.chat_key
+    return dict.fromkeys(key for key in keys if key is not None)
 
 
 async def _reset(context: ChannelCommandContext) -> None:
@@ -199,6 +277,9 @@ async def _help(context: ChannelCommandContext) -> None:
 
 
 RESET: Final = ChannelCommand(
-    "reset", "Start over: what was said before is not remembered any more.", _reset
+    "reset",
+    "Start over: what was said before is not remembered any more.",
+    _reset,
+    resets=True,
 )
 HELP: Final = ChannelCommand("help", "List the commands.", _help)

@@ -4,6 +4,7 @@ import inspect
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import (
     Any,
     Final,
@@ -82,6 +83,12 @@ class ChannelRequest:
     identity: ChannelIdentity | None = None
     response_target: ResponseTarget = ResponseTarget.originating
 
+    @property
+    def lacks_session(self) -> bool:
+        """Whether it requires a session and has none: then it is refused (409), and nothing is run."""
+        has_session = self.session is not None and self.session.isolation_key is not None
+        return self.session_mode == "required" and not has_session
+
 
 _Result = TypeVar("_Result")
 
@@ -156,13 +163,18 @@ class ChannelCommandContext(Protocol):
         ...
 
     async def reply(self, text: str, /) -> None:
-        """Say a piece of the reply, which is streamed at once; several of them add up."""
+        """Say a piece of the reply, which is streamed at once; several of them add up.
+
+        Returns when it was taken. Once the turn is over (the client is gone, the time is up, or the
+        handler has returned), it returns without being said. Raises `TypeError` for what is no text.
+        """
         ...
 
     async def reset_session(self) -> None:
         """End what was remembered: no later turn is given anything of this one, or of those before it.
 
-        Raises `StoreError`.
+        The chat that a delegate names begins anew, too, whatever the request goes on after: but not
+        from inside of a conversation, nor where the request uses no session. Raises `StoreError`.
         """
         ...
 
@@ -172,19 +184,26 @@ class ChannelCommand:
     """A command of a channel's users: what `/name` at the beginning of a message does.
 
     `handle` answers in place of the agent. For whom `is_for` returns False there is no such command:
-    their text is the agent's. Raises `ValueError` for a name that cannot be one.
+    their text is the agent's; it is a plain function, and where it fails so does the request. With
+    `resets` the command calls `reset_session` each time, or fails: so it may be typed where a function
+    call still waits for its output. Raises `ValueError` for a name that cannot be one, and `TypeError`
+    for an `is_for` that is async.
     """
 
     name: str
     description: str
     handle: Callable[[ChannelCommandContext], Awaitable[None]]
     is_for: Callable[[Caller], bool] | None = None
+    resets: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a name that nobody could type."""
+        """Refuse a name that nobody could type, and an `is_for` that would be true of everybody."""
         if not re.fullmatch(COMMAND_NAME, self.name):
             msg = f"{self.name!r} is no name of a command: it must match {COMMAND_NAME}"
             raise ValueError(msg)
+        if _is_async(self.is_for):
+            msg = f"is_for of the command /{self.name} is async: it must return a bool at once"
+            raise TypeError(msg)
 
 
 class Sockets(Protocol):
@@ -320,6 +339,15 @@ class Channel(Protocol):
     def contribute(self, context: ChannelContext, /) -> ChannelContribution:
         """Return what the channel adds to the app."""
         ...
+
+
+def _is_async(function: object) -> bool:
+    while isinstance(function, partial):
+        function = function.func
+    return callable(function) and any(
+        inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each)
+        for each in (function, type(function).__call__)
+    )
 
 
 def _text(event: AgentEvent) -> str:

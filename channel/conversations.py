@@ -114,7 +114,7 @@ class ConversationStore(Protocol):
     async def turns(
         self, keys: IsolationKeys, conversation_id: str, /
     ) -> Sequence[StoredTurn] | None:
-        """Return what a turn would go on with, without entering."""
+        """Return all turns, without entering; those that are older than the newest reset as well."""
         ...
 
     async def enter(

@@ -1,17 +1,27 @@
 """Hooks, as they are called: what one raises, or returns that is no such thing, is a `HookError` that names it.
 
 `RequestError` and `TurnError` are words for the client, whichever hook raises them. What ends more
-than a turn passes through: a cancellation, `KeyboardInterrupt`.
+than a turn passes through: a cancellation of the task, `KeyboardInterrupt`.
 """
 
+import asyncio
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections import Counter
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Sequence,
+)
 from dataclasses import replace
+from itertools import chain
 from typing import Any, Final, TypeVar, get_args
 
 import msgspec
 
-from channel.agent import Agent, AgentEvent, TurnError
+from channel.agent import Agent, AgentEvent, SessionReset, TurnError
 from channel.contract import (
     ChannelRequest,
     ChannelResponseHook,
@@ -22,6 +32,7 @@ from channel.contract import (
 )
 from channel.faults import HookError, HookKind, hook_error
 from channel.responses.protocol.errors import RequestError
+from channel.responses.protocol.input import unpaired_calls
 from channel.responses.protocol.items import Item
 from channel.responses.protocol.response import Response
 from channel.targets import checked_target
@@ -32,7 +43,9 @@ TRANSFORM: Final[HookKind] = "stream transform hook"
 RESPONSE: Final[HookKind] = "response hook"
 
 _EVENTS: Final[Any] = get_args(AgentEvent)
-_FAULTS: Final = (Exception, SystemExit)  # as of an agent: it ends one turn, and not its process
+_KINDS: Final = frozenset((*_EVENTS, type(None)))
+# As of an agent: it ends one turn, and not its process.
+_FAULTS: Final = (Exception, SystemExit, asyncio.CancelledError)
 _UNFIT: Final = (TypeError, ValueError, OverflowError, RecursionError)
 _Value = TypeVar("_Value")
 
@@ -42,28 +55,27 @@ async def apply_run_hook(
 ) -> ChannelRequest:
     """Call the hook by its convention, awaiting where needed; the caller and the operation stay.
 
+    The hook gets copies, so that what it changes in place is in what it returns, and nowhere else. A
+    history that is the same as before is the very same object.
+
     Raises `RequestError` where the hook refuses the request, and `HookError` where it fails, or
-    returns something else than a `ChannelRequest` of plain JSON values.
+    returns something else than a `ChannelRequest` of plain JSON values, or an input after which the
+    request's history could not be continued.
     """
-    caller, operation, history = request.caller, request.operation, request.history
-    try:
-        told = await settled(hook(request, target=target, protocol_request=protocol_request))
-    except RequestError:
-        raise
-    except TurnError as error:
-        raise RequestError(
-            error.message, param=error.param, code=error.code, status=error.status
-        ) from error
-    except _FAULTS as error:
-        raise _raised(RUN, hook, error) from error
+    told = await _asked(hook, request, target=target, protocol_request=protocol_request)
     changed = _required(RUN, hook, told, ChannelRequest)
-    if changed.caller != caller:
+    if changed.caller != request.caller:
         raise hook_error(RUN, hook, "changed the caller of the request")
-    # History that was loaded is neither looked at nor copied: it may be long.
-    is_own = changed.history is not history
+    # History that was loaded is not checked: it may be long.
+    is_own = not _is_same(changed.history, request.history)
     _require_plain(RUN, hook, changed if is_own else replace(changed, history=()))
     if not _are_items(changed.input, "type"):
         raise hook_error(RUN, hook, "returned an input whose items are not objects with a type")
+    # With the history that was loaded: that is where later turns will find it.
+    if not _is_same(changed.input, request.input) and not _are_paired(
+        chain(request.history, changed.input), chain(request.history, request.input)
+    ):
+        raise hook_error(RUN, hook, f"returned an input {_UNPAIRED}")
     if is_own and not _are_items(changed.history, "type", "id"):
         did = "returned a history whose items are not objects with a type and an id"
         raise hook_error(RUN, hook, did)
@@ -71,24 +83,53 @@ async def apply_run_hook(
         whereto = checked_target(changed.response_target)
     except ValueError as error:
         raise hook_error(RUN, hook, f"returned a bad response_target: {error}") from error
-    if changed.operation == operation and whereto == changed.response_target:
-        return changed
-    return replace(changed, operation=operation, response_target=whereto)
+    return replace(
+        changed,
+        operation=request.operation,
+        response_target=whereto,
+        history=changed.history if is_own else request.history,
+    )
 
 
-async def apply_response_hook(hook: ChannelResponseHook, response: Response) -> Response:
+async def _asked(hook: ChannelRunHook, request: ChannelRequest, **named: Any) -> object:
+    given, before = _copied_request(request), _cancellations()
+    try:
+        told: object = await settled(hook(given, **named))
+    except RequestError:
+        raise
+    except TurnError as error:
+        raise RequestError(
+            error.message, param=error.param, code=error.code, status=error.status
+        ) from error
+    except _FAULTS as error:
+        if _is_cancellation(error, before):
+            raise
+        raise _raised(RUN, hook, error) from error
+    return told
+
+
+async def apply_response_hook(
+    hook: ChannelResponseHook, response: Response, given: Sequence[Item] = ()
+) -> Response:
     """Call the hook with a finished response and return the response that it makes of it.
 
-    An item without an `id` gets that of the item in its place. Raises `TurnError` where the hook has
-    words for the client, and `HookError` where it fails, or returns what cannot be told and stored.
+    An item without an `id` gets that of the item in its place. `given` is the turn's input. Raises
+    `TurnError` where the hook has words for the client, and `HookError` where it fails, or returns
+    what cannot be told and stored, or could not be continued then.
     """
+    own = msgspec.structs.replace(
+        response, output=_copied(response.output), metadata=_copied(response.metadata)
+    )
+    before = _cancellations()
     try:
-        told = await settled(hook(HostedRunResult(response)))
+        told = await settled(hook(HostedRunResult(own)))
     except TurnError:
         raise
     except RequestError as error:
-        raise _as_turn_error(error) from error
+        raise as_turn_error(error) from error
     except _FAULTS as error:
+        if _is_cancellation(error, before):
+            raise
         raise _raised(RESPONSE, hook, error) from error
     changed = _required(RESPONSE, hook, told, HostedRunResult).result
     if not isinstance(changed, Response):
@@ -101,23 +142,35 @@ async def apply_response_hook(hook: ChannelResponseHook, response: Response) -> 
     if not _are_items(output, "type", "id"):
         did = "returned an output whose items are not objects with a type and an id"
         raise hook_error(RESPONSE, hook, did)
+    if (wrong := _breach(output, response.output, given)) is not None:
+        raise hook_error(RESPONSE, hook, f"returned an output {wrong}")
     return msgspec.structs.replace(changed, output=output)
 
 
 async def apply_transform_hook(
     hook: ChannelStreamTransformHook, event: AgentEvent
 ) -> AgentEvent | None:
-    """Call a hook of single events with one; raises `TurnError` and `HookError` as the others do."""
+    """Call a hook of single events with one; raises `TurnError` and `HookError` as the others do.
+
+    `SessionReset` passes by: it says nothing to anybody, so that there is nothing to decide.
+    """
+    if isinstance(event, SessionReset):
+        return event
     call: Any = hook
     try:
         changed = call(event)
-        if inspect.isawaitable(changed):
+        if type(changed) in _KINDS:  # most of what hooks return, and quick to tell
+            plain: AgentEvent | None = changed
+            return plain
+        if changed is not event and inspect.isawaitable(changed):
             changed = await changed
     except TurnError:
         raise
     except RequestError as error:
-        raise _as_turn_error(error) from error
+        raise as_turn_error(error) from error
     except _FAULTS as error:
+        if _is_cancellation(error):
+            raise
         raise _raised(TRANSFORM, hook, error) from error
     if changed is not None and changed is not event and not isinstance(changed, _EVENTS):
         did = f"returned {type(changed).__qualname__}, which is no agent event"
@@ -129,6 +182,18 @@ async def apply_transform_hook(
 def is_of_whole_turns(hook: ChannelStreamTransformHook) -> bool:
     """Return whether the hook is called with all events of a turn: an async generator function."""
     return inspect.isasyncgenfunction(hook) or inspect.isasyncgenfunction(type(hook).__call__)
+
+
+def transforming(
+    hook: ChannelStreamTransformHook, events: AsyncIterator[AgentEvent]
+) -> Callable[[], Awaitable[AgentEvent | None]]:
+    """Return what gives the next of an agent's events as a hook of single events leaves it."""
+    advance = events.__anext__
+
+    async def step() -> AgentEvent | None:
+        return await apply_transform_hook(hook, await advance())
+
+    return step
 
 
 def transformed(
@@ -150,7 +215,7 @@ async def _by_event(
         await _close(events)
 
 
-async def _by_turn(
+async def _by_turn(  # noqa: C901 - one clause for each kind of what may be raised
     hook: ChannelStreamTransformHook, events: AsyncIterator[AgentEvent]
 ) -> AsyncGenerator[AgentEvent]:
     begin: Any = hook
@@ -163,17 +228,21 @@ async def _by_turn(
                 if not (heard.is_last(event) or isinstance(event, _EVENTS)):
                     wrong = type(event)
                     break
+                if heard.resets:
+                    yield heard.resets.pop()
                 yield event
         finally:
             await made.aclose()
+        if heard.resets:
+            yield heard.resets.pop()
     except TurnError:
         raise
     except RequestError as error:
         if error is heard.failure:
             raise
-        raise _as_turn_error(error) from error
+        raise as_turn_error(error) from error
     except _FAULTS as error:
-        if error is heard.failure:
+        if error is heard.failure or _is_cancellation(error):
             raise
         raise _raised(TRANSFORM, hook, error) from error
     finally:
@@ -184,12 +253,16 @@ async def _by_turn(
 
 
 class _Heard:
-    """An agent's events on their way to a hook: what the agent raises is not the hook's fault."""
+    """An agent's events on their way to a hook: what the agent raises is not the hook's fault.
+
+    The hook does not hear of `resets`: they pass by.
+    """
 
     def __init__(self, events: AsyncIterator[AgentEvent]) -> None:
         self._events = events
         self._last: object = None
         self.failure: BaseException | None = None
+        self.resets: list[SessionReset] = []
 
     def is_last(self, event: object) -> bool:
         """Return whether the agent itself has said this last: then it is not the hook's fault."""
@@ -201,6 +274,9 @@ class _Heard:
     async def __anext__(self) -> AgentEvent:
         try:
             event = await self._events.__anext__()
+            while isinstance(event, SessionReset):
+                self.resets = [event]  # a second one says no more
+                event = await self._events.__anext__()
         except BaseException as error:
             self.failure = error
             raise
@@ -208,11 +284,22 @@ class _Heard:
         return event
 
 
+def _cancellations() -> int:
+    task = asyncio.current_task()
+    return task.cancelling() if task is not None else 0
+
+
+def _is_cancellation(error: BaseException, before: int = 0) -> bool:
+    """Return whether the task was cancelled meanwhile: else a `CancelledError` is the hook's own."""
+    return isinstance(error, asyncio.CancelledError) and _cancellations() != before
+
+
 def _raised(kind: HookKind, hook: object, error: BaseException) -> HookError:
     return hook_error(kind, hook, f"raised {type(error).__qualname__}")
 
 
-def _as_turn_error(error: RequestError) -> TurnError:
+def as_turn_error(error: RequestError) -> TurnError:
+    """Return the same words as an agent would raise them, for what is told once a turn has begun."""
     code = error.code or "invalid_prompt"  # OpenAI's for what a model was not to be asked
     return TurnError(error.message, code=code, status=error.status, param=error.param)
 
@@ -244,6 +331,75 @@ def _are_items(items: Iterable[Item], *names: str) -> bool:
         for item in items
         for name in names
     )
+
+
+def _copied_request(request: ChannelRequest) -> ChannelRequest:
+    return replace(
+        request,
+        input=_copied(request.input),
+        history=_copied(request.history),
+        tools=_copied(request.tools),
+        tool_choice=_copied(request.tool_choice),
+        options=_copied(request.options),
+        metadata=_copied(request.metadata),
+        attributes=_copied(request.attributes),
+    )
+
+
+def _copied(value: Any) -> Any:
+    """Return a copy of JSON, down to its texts: it costs by the number of objects, not by their size."""
+    if type(value) is dict:
+        # Most of it is texts: not to call this for them makes it twice as fast.
+        return {name: each if type(each) is str else _copied(each) for name, each in value.items()}
+    if type(value) is list or type(value) is tuple:
+        return type(value)(map(_copied, value))
+    return value
+
+
+def _is_same(items: object, before: Sequence[Item]) -> bool:
+    return isinstance(items, list | tuple) and [*items] == [*before]
+
+
+_UNPAIRED: Final = "whose calls and outputs of calls are not paired"
+
+
+def _breach(output: list[Item], made: list[Item], given: Sequence[Item]) -> str | None:
+    """Return what is wrong with an output after which nothing could go on; None where it could.
+
+    What was so in `made`, the stream's own, is nobody's fault here.
+    """
+    uses, were = _counted(output, "id"), _counted(made, "id")
+    taken = {item.get("id") for item in given} - were.keys()
+    if any(count > max(1, were[each]) or each in taken for each, count in uses.items()):
+        return "with an id that is there twice"
+    kept, before = _without_unfinished(output), _without_unfinished(made)
+    if _counted(kept, "call_id", "function_call") - _counted(before, "call_id", "function_call"):
+        return "with a function call that the agent did not make"
+    return None if _are_paired(kept, before) else _UNPAIRED
+
+
+def _are_paired(items: Iterable[Item], before: Iterable[Item]) -> bool:
+    """Return whether calls and outputs are paired, but for those that were not before."""
+    return all(
+        set(now) <= set(then)
+        for now, then in zip(unpaired_calls(items), unpaired_calls(before), strict=True)
+    )
+
+
+def _counted(items: Iterable[Item], name: str, item_type: str | None = None) -> Counter[str | None]:
+    """Count the values that the items, or those of one type, have under a name; what is no text is None."""
+    of_type = (item for item in items if item_type is None or item["type"] == item_type)
+    values = (item.get(name) for item in of_type)
+    return Counter(value if isinstance(value, str) else None for value in values)
+
+
+def _without_unfinished(items: Iterable[Item]) -> list[Item]:
+    """Return the items that later turns see: a call that was cut off is not among them."""
+    return [
+        item
+        for item in items
+        if item["type"] != "function_call" or item.get("status") != "incomplete"
+    ]
 
 
 def _with_ids(output: list[Item], before: list[Item]) -> list[Item]:

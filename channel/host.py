@@ -116,8 +116,7 @@ class AgentHost:
 
     def run_stream(self, request: ChannelRequest, /) -> AsyncIterator[AgentEvent]:
         """Run the target (`ChannelContext.run_stream`)."""
-        has_session = request.session is not None and request.session.isolation_key is not None
-        if request.session_mode == "required" and not has_session:
+        if request.lacks_session:
             raise session_required()
         return self.target(turn_of(request))
 

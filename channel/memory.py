@@ -25,7 +25,7 @@ from channel.ports import (
 from channel.responses.protocol import ids
 from channel.responses.protocol.items import Item
 from channel.responses.protocol.response import Status
-from channel.room import HistoryRoom
+from channel.room import HistoryRoom, newest_reset
 
 
 MONTH_S: Final = 30 * 24 * 3600.0
@@ -49,6 +49,7 @@ class _Node(Struct, gc=False):
     entry: "EntryPlace | None" = None
     is_hidden: bool = False
     deleted: frozenset[int] = frozenset()
+    resets: bool = False
 
     @property
     def size(self) -> int:
@@ -78,6 +79,10 @@ class KeptConversation(Struct, gc=False):
 
     def turns(self) -> tuple[StoredTurn, ...]:
         """Return what a turn would go on with; raises `HistoryTooLargeError`."""
+        return _history(_remembered(self.before(inf)))
+
+    def all_turns(self) -> tuple[StoredTurn, ...]:
+        """Return also what was said before the newest reset; raises `HistoryTooLargeError`."""
         return _history(self.before(inf))
 
 
@@ -127,7 +132,7 @@ class InMemoryResponseStore:
         chain = self._chain(parent)
         if chain is None:
             return None
-        turns = _history(chain)
+        turns = _history(_remembered(chain))
         self._renew(chain)
         return Branch(body, turns, parent)
 
@@ -146,6 +151,7 @@ class InMemoryResponseStore:
         parent = place if isinstance(place, _Node) else None
         expires_at = self._clock() + self._retention_s
         node = _Node(_encode(turn), response.status, parent, expires_at, body)
+        node.resets = turn.resets
         if isinstance(place, EntryPlace):
             self._enter(node, place)
             node.is_hidden = not response.store
@@ -191,7 +197,7 @@ class InMemoryResponseStore:
             before = self._chain(node.parent)
         if before is None:
             return None
-        turns = _history(before)
+        turns = _history(_remembered(before))
         place = replace(node.entry, until=0.0) if node.entry else node.parent
         return node.turn(), Branch(node.body, turns, _Begun(place))
 
@@ -206,7 +212,8 @@ class InMemoryResponseStore:
         chain = None if node is None else self._chain(node)
         if node is None or chain is None:
             return None
-        return [*_history(chain)[:-1], node.turn()]
+        before = _remembered(chain[:-1])
+        return [*_history([*before, node])[:-1], node.turn()]
 
     async def item(self, keys: IsolationKeys, item_id: str, /) -> Item | None:
         """Return one item of a completed or incomplete turn."""
@@ -276,6 +283,10 @@ class InMemoryResponseStore:
             node = node.parent
         chain.reverse()
         return chain
+
+
+def _remembered(nodes: Sequence[_Node]) -> Sequence[_Node]:
+    return nodes[newest_reset([node.resets for node in nodes]) :]
 
 
 def _history(nodes: Sequence[_Node]) -> tuple[StoredTurn, ...]:

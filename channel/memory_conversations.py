@@ -171,9 +171,9 @@ class InMemoryConversationStore:
     async def turns(
         self, keys: IsolationKeys, conversation_id: str, /
     ) -> Sequence[StoredTurn] | None:
-        """Return what a turn would go on with."""
+        """Return all turns."""
         kept = self._find(keys, conversation_id)
-        return kept.turns() if kept else None
+        return kept.all_turns() if kept else None
 
     async def enter(
         self, keys: IsolationKeys, conversation_id: str, owner: str, until: float, /

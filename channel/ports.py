@@ -70,6 +70,7 @@ class UnfinishedError(Exception):
 class Branch(Struct, frozen=True):
     """Where a new turn goes: its minted id, and the turns before it, oldest first.
 
+    They begin with the newest that resets, if one does: older ones are not remembered.
     `body` is the 52 hex digits from which the response id and the ids of the turn's items are made
     (`channel.responses.protocol.ids`). `place` is the store's own note of the position.
     """
@@ -124,7 +125,10 @@ class ResponseStore(Protocol):
         ...
 
     async def turns(self, keys: IsolationKeys, response_id: str, /) -> Sequence[StoredTurn] | None:
-        """Return the turn and all before it, oldest first, or None where any of them is missing."""
+        """Return the turn and all before it, oldest first, or None where any of them is missing.
+
+        They begin with the newest before it that resets, if one does.
+        """
         ...
 
     async def item(self, keys: IsolationKeys, item_id: str, /) -> Item | None:

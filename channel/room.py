@@ -4,6 +4,7 @@ What is stored is compressed, and a small request may go on with a hundred megab
 on the JSON of all turns that a turn goes on with, before any of it becomes objects.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from channel.ports import HistoryTooLargeError
@@ -11,6 +12,11 @@ from channel.ports import HistoryTooLargeError
 
 MAX_HISTORY_BYTES: Final = 64 * 1024 * 1024
 """The largest history of one turn, as JSON; no single turn is larger."""
+
+
+def newest_reset(resets: Sequence[bool]) -> int:
+    """Return the index of the newest turn that resets, or 0: what is before it need not be decoded."""
+    return next((index for index in reversed(range(len(resets))) if resets[index]), 0)
 
 
 class HistoryRoom:

@@ -13,7 +13,6 @@ from starlette.applications import Starlette
 from channel.auth import Authenticator, DenyAll, FixedKeys, Principal
 from channel.chat.channel import ChatCompletionsChannel
 from channel.commands import HELP, RESET
-from channel.contract import SessionMode
 from channel.delivering import DeliveryOptions, own_destinations
 from channel.delivery import ChannelPush, IdentityStore, UndeliveredStore
 from channel.host import AgentHost
@@ -81,12 +80,9 @@ def create_host(settings: Settings) -> AgentHost:
         webhooks=_webhooks(settings, client),
         gateway=_gateway(settings, client),
     )
-    # A client of Chat Completions brings its history itself; what `/reset` there can begin anew is
-    # the chat of its delegate.
-    mode: SessionMode = "auto" if settings.chat_sessions else "disabled"
     return AgentHost(
         agent_of(settings),
-        channels=[responses, ChatCompletionsChannel(**shared, session_mode=mode)],
+        channels=[responses, ChatCompletionsChannel(**shared)],
         authenticator=_authenticator(settings, client),
         cors_origins=settings.cors_origins,
         delivery=delivery_options(settings, client),

@@ -59,7 +59,7 @@ class ChatCompletionsChannel:
         telemetry: Telemetry | None = None,
         clock: Clock = time.time,
         commands: Sequence[ChannelCommand] = (),
-        session_mode: SessionMode = "disabled",
+        session_mode: SessionMode = "auto",
     ) -> None:
         """Take the owner's decisions."""
         self.path = path

@@ -66,6 +66,7 @@ class Companion:
         self._asides: list[asyncio.Task[None]] = []
         self._is_dismissed = False
         self.cut: Cut | None = None
+        self._cut_patience_s = patience_s  # counts where the turn waits first after it was cut
 
     @property
     def has_begun(self) -> bool:
@@ -76,10 +77,13 @@ class Companion:
     def wait(
         self, step: Generator[Any, Any, _Event], parked: Any, before: Before | None
     ) -> Generator[Any, Any, _Event | None]:
-        """Wait for the agent's next event (`resumed`); None where the turn was cut instead."""
+        """Wait for the agent's next event (`resumed`); None where the turn was cut instead.
+
+        A wait that begins after the cut is one for the agent's end, which has its time.
+        """
         if self._turn is None:
             self._begin()
-        self._is_waiting = True
+        self._is_waiting = self.cut is None
         try:
             return (yield from resumed(step, parked, before))
         except asyncio.CancelledError:
@@ -90,6 +94,7 @@ class Companion:
             self._is_waiting = False
             if self._has_cancelled and self._turn is not None:
                 # The cancellation was ours, whatever the agent made of it.
+                self._has_cancelled = False
                 self._turn.uncancel()
 
     def lose_client(self) -> None:
@@ -121,6 +126,9 @@ class Companion:
         loop = asyncio.get_running_loop()
         self._turn = asyncio.current_task()
         self._watch = loop.create_task(self._watch_client())
+        if self.cut is not None:
+            self._timers = [loop.call_later(self._cut_patience_s, self._on_patience_end)]
+            return
         self._timers = [loop.call_later(self._grace_s, self._on_grace_end)]
         if self._deadline is not None:
             self._timers.append(loop.call_at(self._deadline.ends_at, self._run_out))
@@ -129,7 +137,7 @@ class Companion:
         """Note why the turn ends, and wait a while for it; False where that is known already."""
         if self.cut is not None or self._is_dismissed:
             return False
-        self.cut = cut
+        self.cut, self._cut_patience_s = cut, patience_s
         if self._turn is not None:  # what never waits looks at `cut` by itself
             self._drop_timers()
             loop = asyncio.get_running_loop()

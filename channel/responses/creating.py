@@ -30,6 +30,7 @@ from channel.responses.replies import NO_RETRY, WholeReply, failed
 from channel.responses.run import FailedBeforeReplyError, TurnRun
 from channel.responses.serving import Serving
 from channel.responses.sse import SSEWriter
+from channel.sessions import BeganAt
 
 
 _KEY_HEADER: Final = HEADER.encode()
@@ -113,7 +114,7 @@ class Create:
             limit_s=exchange.limit_s,
         )
         if isinstance(begun, Replay):
-            await self._replay(exchange, begun.response_id)
+            await self._replay(exchange, begun)
             return
         async with begun:
             await self._serve(exchange, begun)
@@ -166,14 +167,15 @@ class Create:
             return await self._operations.has_turn(keys, conversation, response_id)
         return await self._background.look(keys, response_id) is not None
 
-    async def _replay(self, exchange: _Exchange, response_id: str) -> None:
+    async def _replay(self, exchange: _Exchange, replay: Replay) -> None:
         """Give the first result again, as it is now."""
         request, _ = parse(exchange.body)
+        keys, response_id = exchange.caller.keys, replay.response_id
         if request.store is False:
             raise result_not_stored()
         response = await self._background.retrieve(exchange.caller, response_id)
         if self._operations.sessions is not None:
-            await self._operations.sessions.advance_replayed(exchange.caller.keys, response)
+            await self._operations.sessions.advance_replayed(keys, replay.began_at, response)
         headers = {REPLAYED: "true"}
         if not request.stream:
             await JSONReply(response, headers=headers).send_to(exchange.send)
@@ -197,7 +199,9 @@ async def _note(claimed: Claimed, prepared: Prepared) -> None:
     if not (prepared.response.store or prepared.hold is not None):
         return
     try:
-        await claimed.note(prepared.response.id)
+        session = prepared.session
+        began_at = None if session is None else BeganAt(session.head)
+        await claimed.note(prepared.response.id, began_at)
     except BaseException:
         if prepared.hold is not None:
             with suppress(StoreError):

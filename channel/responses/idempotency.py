@@ -25,6 +25,7 @@ from channel.isolation import IsolationKeys
 from channel.ports import Clock, NewToken, StoreError, random_hex
 from channel.responses.protocol.errors import RequestError
 from channel.responses.protocol.response import Response, Status
+from channel.sessions import BeganAt
 
 
 HEADER: Final = "idempotency-key"
@@ -53,7 +54,7 @@ class Entry(Struct, frozen=True):
     `until` is in Unix seconds: a claim counts until then, and so does a result. `body_hash` is the
     SHA-256 of the raw body. A key without a `response_id` is one whose request is in progress. With
     `held_until` the id is only noted: the claim counts until then, and afterwards the id is the
-    result if there is such a response.
+    result if there is such a response. `began_at` is where in a session its turn began, if in one.
     """
 
     body_hash: bytes
@@ -61,6 +62,7 @@ class Entry(Struct, frozen=True):
     until: float
     response_id: str | None = None
     held_until: float | None = None
+    began_at: BeganAt | None = None
 
 
 class Verdict(Enum):
@@ -83,6 +85,7 @@ class Claim(Struct, frozen=True):
     verdict: Verdict
     response_id: str = ""
     token: str = ""
+    began_at: BeganAt | None = None
 
 
 class IdempotencyStore(Protocol):
@@ -123,10 +126,10 @@ def judged(kept: Entry | None, asked: Entry, now: float) -> Claim:
     if kept.response_id is None:
         return Claim(Verdict.IN_PROGRESS)
     if kept.held_until is None:
-        return Claim(Verdict.REPLAY, kept.response_id)
+        return Claim(Verdict.REPLAY, kept.response_id, began_at=kept.began_at)
     if kept.held_until >= now:
         return Claim(Verdict.IN_PROGRESS)
-    return Claim(Verdict.RAN_OUT, kept.response_id, kept.token)
+    return Claim(Verdict.RAN_OUT, kept.response_id, kept.token, kept.began_at)
 
 
 def invalid_key() -> RequestError:
@@ -168,9 +171,13 @@ def result_not_stored() -> RequestError:
 
 
 class Replay(Struct, frozen=True):
-    """The request was served before: its result is the response of this id, as it is now."""
+    """The request was served before: its result is the response of this id, as it is now.
+
+    `began_at` is where in a session its turn began, if it had one.
+    """
 
     response_id: str
+    began_at: BeganAt | None = None
 
 
 class Claimed:
@@ -211,7 +218,7 @@ class Claimed:
         """Release the key, unless it was concluded."""
         await self.release()
 
-    async def note(self, response_id: str) -> None:
+    async def note(self, response_id: str, began_at: BeganAt | None = None) -> None:
         """Name the response that is about to be made, so that a crash after its save is no loss.
 
         To be called where its turn is kept, before that is begun. Raises `StoreError`.
@@ -220,7 +227,13 @@ class Claimed:
             return
         held = self._entry
         until = self._clock() + RESULT_S
-        noted = replace(held, until=until, response_id=response_id, held_until=held.until)
+        noted = replace(
+            held,
+            until=until,
+            response_id=response_id,
+            held_until=held.until,
+            began_at=began_at,
+        )
         await self._store.note(self._keys, self._key, noted)
         self._entry = noted
 
@@ -319,7 +332,7 @@ class Idempotency:
                 if await find(claim.response_id):
                     until = self._clock() + RESULT_S
                     await self._store.finish(keys, header, claim.token, claim.response_id, until)
-                    return Replay(claim.response_id)
+                    return Replay(claim.response_id, claim.began_at)
                 await self._store.release(keys, header, claim.token)
                 claim = await self._store.claim(keys, header, entry)
         except BaseException:
@@ -331,7 +344,7 @@ class Idempotency:
             case Verdict.FIRST:
                 return claimed
             case Verdict.REPLAY:
-                return Replay(claim.response_id)
+                return Replay(claim.response_id, claim.began_at)
             case Verdict.IN_PROGRESS | Verdict.RAN_OUT:
                 raise in_progress()
             case Verdict.MISMATCH:

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from time import monotonic
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ from msgspec import Struct
 
 from channel.agent import OPTION_NAMES, AgentEvent, accepted_options
 from channel.auth import Caller
-from channel.commands import COMMAND, Commands
+from channel.commands import COMMAND, RESET, Commands
 from channel.contract import (
     STATE,
     ChannelCommand,
@@ -45,7 +46,7 @@ from channel.responses.protocol.errors import (
     previous_response_not_found,
     response_not_found,
 )
-from channel.responses.protocol.items import Item
+from channel.responses.protocol.items import Item, message
 from channel.responses.protocol.requests import CreateResponse, parse, permitted_names
 from channel.responses.protocol.response import Response, ResponseConversation, Status
 from channel.responses.protocol.stream import ResponseStream, ToolPolicy
@@ -61,7 +62,7 @@ from channel.responses.windows.context import (
     ContextWindows,
     StartAgent,
 )
-from channel.sessions import FoundSession, SessionStore, session_required
+from channel.sessions import FoundSession, SessionStore, session_required, session_too_large
 from channel.targets import ChannelIdentity, ResponseTarget
 
 
@@ -112,6 +113,8 @@ class _Entered(Struct, frozen=True, gc=False):
     carries_history: bool = False
     session_key: str | None = None
     """Of the session whose head it is after, where the request itself named nothing to continue."""
+    is_beside: bool = False
+    """Whether it is a command's, without the history after that head, which is too large."""
 
 
 class Prepared(Struct, frozen=True, gc=False):
@@ -190,7 +193,7 @@ class ResponseOperations:
             if self.sessions is not None:
                 session = await self.sessions.found(caller.keys, request)
             if session is not None:
-                request, entered = await self._after_head(caller, request, session, local)
+                request, entered = await self._after_head(caller, request, items, session, local)
             entered = entered or await self._enter(caller, request, deadline, local)
         except HistoryTooLargeError as error:
             raise history_too_large(_continued_param(request)) from error
@@ -199,8 +202,7 @@ class ResponseOperations:
             prepared = await self._prepared(
                 caller, body, request, items, entered, operation=operation, target=target
             )
-            if session is not None and _has_session(prepared.asked):
-                prepared = msgspec.structs.replace(prepared, session=session)
+            prepared = self._in_session(prepared, entered, session)
             return msgspec.structs.replace(prepared, local=local) if local else prepared
         except BaseException:
             if entered.hold is not None:
@@ -211,22 +213,56 @@ class ResponseOperations:
         self,
         caller: Caller,
         request: CreateResponse,
+        items: Sequence[Item],
         session: FoundSession,
         local: LocalTurns | None = None,
     ) -> tuple[CreateResponse, _Entered | None]:
         """Return a request as if it had named the head of its session, and the place after that.
 
-        None where it names what it continues, or where there is nothing any more to go on with.
+        None where it names what it continues, or where there is nothing any more to go on with. A
+        command goes beside a head whose history is too large.
         """
-        if session.head is None or request.previous_response_id is not None:
+        head = session.response_id
+        if head is None or request.previous_response_id is not None:
             return request, None
-        branch = await self._store.branch(caller.keys, session.head)
+        try:
+            branch = await self._store.branch(caller.keys, head)
+        except HistoryTooLargeError as error:
+            if not self._is_command(caller, items, request.text):
+                raise self._session_too_large(caller) from error
+            place = await self._continued(caller, request)
+            return request, _Entered(place, session_key=session.key, is_beside=True)
         if branch is None:
             return request, None
         if local is not None:
-            await local.chain(session.head)  # which is stored: it notes what the turn follows
-        after_head = msgspec.structs.replace(request, previous_response_id=session.head)
+            await local.chain(head)  # which is stored: it notes what the turn follows
+        after_head = msgspec.structs.replace(request, previous_response_id=head)
         return after_head, _Entered(branch, session_key=session.key)
+
+    def _in_session(
+        self, prepared: Prepared, entered: _Entered, session: FoundSession | None
+    ) -> Prepared:
+        """Return what is prepared with the session whose head it moves, if it moves any.
+
+        What is beside the head moves nothing, and is refused where a hook has made a message of it.
+        """
+        asked = prepared.asked
+        is_command = asked.operation == COMMAND
+        if entered.is_beside and not is_command:
+            raise self._session_too_large(asked.caller)
+        if session is None or entered.is_beside or not _has_session(asked):
+            return prepared
+        session = msgspec.structs.replace(session, forgets_itself=is_command)
+        return msgspec.structs.replace(prepared, session=session)
+
+    def _session_too_large(self, caller: Caller) -> RequestError:
+        reset = [message("user", f"/{RESET.name}")]
+        return session_too_large(has_reset=self._is_command(caller, reset))
+
+    def _is_command(
+        self, caller: Caller, items: Sequence[Item], text: Mapping[str, Any] | None = None
+    ) -> bool:
+        return self.commands is not None and self.commands.found(caller, items, text) is not None
 
     async def _enter(
         self,
@@ -282,7 +318,7 @@ class ResponseOperations:
                 # What the same request would be given: a compaction has what it names, and no more.
                 session = await self.sessions.found(caller.keys, request)
                 if session is not None:
-                    request, entered = await self._after_head(caller, request, session)
+                    request, entered = await self._after_head(caller, request, items, session)
             entered = entered or _Entered(await self._continued(caller, request))
         except HistoryTooLargeError as error:
             raise history_too_large(_continued_param(request)) from error
@@ -316,8 +352,13 @@ class ResponseOperations:
         kinds = {item["type"] for item in items}
         if not _RESOLVED.isdisjoint(kinds):
             items = await self.resolved(caller.keys, items, history)
+        has_open_call = False
         if history or kinds != {"message"}:
-            given_input.require_paired_calls(history, items)
+            open_calls, stray = given_input.unpaired_calls([*history, *items])
+            has_open_call = bool(open_calls)
+            command = self._command(operation, caller, request, items) if open_calls else None
+            if stray or (open_calls and not (command and command.resets)):
+                given_input.require_paired_calls(history, items)
         _require_room(items)
         items = given_input.with_ids(items, branch.body, {item["id"] for item in history})
         response = self._initial(request, branch)
@@ -329,9 +370,13 @@ class ResponseOperations:
             asked.response_target = target
         if self._options.run_hook is not None and operation != COUNT:  # which runs nothing
             asked = await self._hooked(self._options.run_hook, asked, branch, body)
-        commands = self.commands
-        if commands is not None and operation == CREATE and commands.has(asked, request.text):
+            if asked.lacks_session:
+                raise session_required()
+        command = self._command(operation, caller, request, asked.input)
+        if command is not None:
             asked.operation = COMMAND
+        if has_open_call and not (command and command.resets):  # a hook has made it something else
+            given_input.require_paired_calls(asked.history, asked.input)
         return Prepared(
             request,
             asked,
@@ -354,6 +399,13 @@ class ResponseOperations:
                 raise RequestError(msg, status=404)
             raise response_not_found(response_id)
         return list_page([*history_of(turns[:-1]), *turns[-1].input], page)
+
+    def _command(
+        self, operation: str, caller: Caller, request: CreateResponse, items: Sequence[Item]
+    ) -> ChannelCommand | None:
+        if self.commands is None or operation != CREATE:
+            return None
+        return self.commands.found(caller, items, request.text)
 
     def _require_session(self, caller: Caller, request: CreateResponse) -> None:
         if self._options.session_mode == "required" and not _session_key(caller, request):
@@ -482,9 +534,9 @@ class ResponseOperations:
             target=self._context.target,
             protocol_request=msgspec.json.decode(body),
         )
-        taken = {item["id"] for item in changed.history}
-        given = given_input.with_ids(changed.input, branch.body, taken)
-        return replace(changed, input=given)
+        taken = {item["id"] for item in chain(asked.history, changed.history)}
+        given = _moved(changed.input, asked.input, branch.body)
+        return replace(changed, input=given_input.with_ids(given, branch.body, taken))
 
     async def has_turn(self, keys: IsolationKeys, conversation_id: str, response_id: str) -> bool:
         """Return whether a turn is in a conversation, also one whose response is not stored."""
@@ -535,7 +587,7 @@ class ResponseOperations:
         start = self.windows.start(asked, truncation=response.truncation)
         return TurnRun(
             stream,
-            start if asked.operation == CREATE else self._own_start(asked) or start,
+            start if asked.operation == CREATE else self._own_start(asked, start),
             turn_input=[*prepared.carried, *asked.input] if prepared.carried else asked.input,
             save=save,
             clock=self._clock,
@@ -548,13 +600,14 @@ class ResponseOperations:
             delivery=self._delivery(asked, prepared.route, is_background=response.background),
         )
 
-    def _own_start(self, asked: ChannelRequest) -> StartAgent | None:
-        """Return what is run in place of the agent, if anything is."""
+    def _own_start(self, asked: ChannelRequest, start_agent: StartAgent) -> StartAgent:
+        """Return what is run in place of the agent, or the agent's own start."""
         if asked.operation == WARM_UP:
             return _say_nothing
         if asked.operation == COMMAND and self.commands is not None:
-            return self.commands.start(asked)
-        return None
+            # Whose it is is asked when the turn runs: a failure of that is the turn's, which ends.
+            return partial(self.commands.start, asked, start_agent)
+        return start_agent
 
     async def routed(self, asked: ChannelRequest) -> Route | None:
         """Note who a background turn is for, and return where its reply goes; raises as `opened` does."""
@@ -650,6 +703,24 @@ def _state_after(turns: Sequence[StoredTurn]) -> dict[str, Any] | None:
 
 def _is_unfinished_call(item: Item) -> bool:
     return item["type"] == "function_call" and item.get("status") == "incomplete"
+
+
+def _moved(items: Sequence[Item], before: Sequence[Item], body: str) -> list[Item]:
+    """Return the items without ids that were made here: they name places, and a hook may move items.
+
+    Else one of them could be that of another item, or of what the agent will say.
+    """
+    made = {
+        item["id"]
+        for index, item in enumerate(before)
+        if item["id"] == ids.item_id(item["type"], body, index)
+    }
+    return [
+        {name: value for name, value in item.items() if name != "id"}
+        if isinstance(item.get("id"), str) and item["id"] in made
+        else item
+        for item in items
+    ]
 
 
 def _require_bounded(references: Iterable[str], known: Mapping[str, Item], param: str) -> None:

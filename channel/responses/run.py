@@ -27,9 +27,9 @@ from channel.faults import hook_error, log_fault
 from channel.hooks import (
     RESPONSE,
     apply_response_hook,
-    apply_transform_hook,
     is_of_whole_turns,
     transformed,
+    transforming,
 )
 from channel.http import ClientGoneError
 from channel.ports import (
@@ -50,7 +50,7 @@ from channel.responses.protocol.response import Response, ResponseFailure, Statu
 from channel.responses.protocol.said import AgentEventError
 from channel.responses.protocol.stream import ResponseStream
 from channel.responses.saying import say
-from channel.responses.stepping import begun
+from channel.responses.stepping import Before, begun
 
 
 _STOPPING_S: Final = 1.0
@@ -59,6 +59,7 @@ _STOPPED: Final = "The server was stopped."
 _LOG: Final = logging.getLogger(__name__)
 
 Save = Callable[[StoredTurn], Awaitable[None]]
+Advance = Callable[[], Awaitable[AgentEvent | None]]
 
 
 class FailedBeforeReplyError(Exception):
@@ -140,6 +141,11 @@ class TurnRun:
                 await release()
 
         self._release = both
+
+    @property
+    def resets(self) -> bool:
+        """Whether it ends what was remembered."""
+        return self._stream.resets
 
     @property
     def response(self) -> Response:
@@ -228,8 +234,9 @@ class TurnRun:
     async def _end_stopped(self, observer: Observer) -> None:
         """End a turn whose task is being cancelled: what was said so far is kept as what it is."""
         if self._is_committed and not self._is_abandoned:
-            await self._conclude_cut(observer, self._why_cancelled())
-            if self.is_late and self._deadline is not None:
+            cut = self._why_cancelled()
+            await self._conclude_cut(observer, cut)
+            if cut is Cut.OUT_OF_TIME and self._deadline is not None:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._deadline.farewell_s):
                         await observer.close()
@@ -253,9 +260,13 @@ class TurnRun:
         return observer.flush()
 
     async def _abandon(self, observer: Observer, companion: Companion) -> None:
-        """Tell the turn of an agent that does not end although nobody waits for it any more."""
-        is_told = self._is_committed or companion.cut is Cut.CANCELLED
-        if is_told and companion.cut and not self._stream.is_settled:
+        """Tell the turn of an agent that does not end although nobody waits for it any more.
+
+        Also of one that has said its last word, and does not end either, or whose hook does not.
+        """
+        is_settled = self._stream.is_settled
+        is_told = self._is_committed or is_settled or companion.cut is Cut.CANCELLED
+        if is_told and companion.cut:
             self._is_abandoned = True
             await self._conclude_cut(observer, companion.cut)
             if companion.cut is not Cut.CLIENT_GONE:
@@ -263,8 +274,8 @@ class TurnRun:
 
     async def _forward_all(self, observer: Observer, companion: Companion) -> bool:
         """Forward the agent's events; return whether it finished, rather than was cut off."""
-        events, hook = self._begun()
-        stream, advance = self._stream, events.__anext__
+        events, advance, is_filtered = self._begun()
+        stream = self._stream
         ends_at = self._deadline.ends_at if self._deadline else None
         is_exhausted = False
         try:
@@ -275,11 +286,10 @@ class TurnRun:
                 except StopIteration as ready:
                     event = ready.value
                 else:
-                    before = observer.flush if self._is_committed and observer.ready else None
-                    event = await companion.wait(step, parked, before)
+                    event = await companion.wait(step, parked, self._before_wait(observer))
                     if companion.cut:
                         return False
-                if hook is not None and (event := await apply_transform_hook(hook, event)) is None:
+                if event is None and is_filtered:
                     continue
                 caused = stream.text_delta(event) if type(event) is str else self._say(event)
                 if self.first_event_at is None and caused:
@@ -293,15 +303,36 @@ class TurnRun:
         finally:
             companion.look_at_the_time()
             if not is_exhausted:
-                await _close(events)
+                await self._close(events, observer, companion)
         return is_exhausted or stream.is_settled
 
-    def _begun(self) -> tuple[AsyncIterator[AgentEvent], ChannelStreamTransformHook | None]:
-        """Return the agent's events, and the hook that is still to see each."""
+    def _begun(self) -> tuple[AsyncIterator[AgentEvent], Advance, bool]:
+        """Return the agent's events, what gives the next one, and whether None stands for one dropped."""
         events, transform = _checked(self._start_agent()), self._hooks.transform
-        if transform is not None and is_of_whole_turns(transform):
-            return transformed(transform, events), None
-        return events, transform
+        if transform is None:
+            return events, events.__anext__, False
+        if is_of_whole_turns(transform):
+            events = transformed(transform, events)
+            return events, events.__anext__, False
+        return events, transforming(transform, events), True
+
+    async def _close(
+        self, events: AsyncIterator[AgentEvent], observer: Observer, companion: Companion
+    ) -> None:
+        """Close the agent's events; while that waits, the turn can be cut, and told, as before."""
+        close = getattr(events, "aclose", None)
+        if close is None:
+            return
+        step: Any = close().__await__()
+        try:
+            parked = step.send(None)
+        except StopIteration:
+            return
+        await companion.wait(step, parked, self._before_wait(observer))
+
+    def _before_wait(self, observer: Observer) -> Before | None:
+        """Return what is to be run before the agent may wait: what is ready is written first."""
+        return observer.flush if self._is_committed and observer.ready else None
 
     def _say(self, event: AgentEvent) -> list[StreamEvent]:
         return say(self._stream, event, self._now)
@@ -313,6 +344,9 @@ class TurnRun:
         return Cut.SERVER_STOPPED if self._is_background else Cut.CLIENT_GONE
 
     async def _conclude_cut(self, observer: Observer, cut: Cut) -> None:
+        if self._stream.is_settled:  # nothing was cut off: only its agent's end was not waited for
+            await self._conclude(observer, self.response.status)
+            return
         if cut in (Cut.CLIENT_GONE, Cut.CANCELLED):
             await self._conclude(observer, Status.CANCELLED)
             return
@@ -395,7 +429,7 @@ class TurnRun:
         until = self._deadline.hook_until(monotonic()) if self._deadline else None
         try:
             async with asyncio.timeout_at(until):
-                changed = await apply_response_hook(hook, self._stream.response)
+                changed = await apply_response_hook(hook, self._stream.response, self._input)
         except TimeoutError as error:
             raise hook_error(RESPONSE, hook, "was not done in time") from error
         self._stream.response = changed
@@ -500,9 +534,3 @@ def _checked(events: AsyncIterator[AgentEvent]) -> AsyncIterator[AgentEvent]:
         msg = f"an agent returned {type(events).__name__}; it must be an `async def` that yields"
         raise AgentEventError(msg)
     return events
-
-
-async def _close(events: AsyncIterator[AgentEvent]) -> None:
-    close = getattr(events, "aclose", None)
-    if close is not None:
-        await close()

@@ -9,7 +9,7 @@ from channel.responses.protocol.requests import CreateResponse
 from channel.responses.protocol.response import Response
 from channel.responses.run import Save
 from channel.responses.sockets.local_turns import CONTINUABLE
-from channel.sessions import FoundSession, SessionStore
+from channel.sessions import BeganAt, FoundSession, SessionStore
 
 
 _LOG: Final = logging.getLogger(__name__)
@@ -42,26 +42,31 @@ class SessionTurns:
 
         async def save_and_move(turn: StoredTurn) -> None:
             await save(turn)
-            await self.advance(keys, found, turn.response)
+            await self.advance(keys, found, turn.response, resets=turn.resets)
 
         return save_and_move
 
-    async def advance(self, keys: IsolationKeys, found: FoundSession, response: Response) -> None:
+    async def advance(
+        self, keys: IsolationKeys, found: FoundSession, response: Response, *, resets: bool = False
+    ) -> None:
         """Make a response that is stored the head; a second time changes nothing.
 
-        One that cannot be continued does not become it. Raises `StoreError`.
+        One that cannot be continued does not become it. Where another one is the head meanwhile, a
+        turn that `resets` has that forgotten; not a second time, when what began since would be
+        forgotten, too. Raises `StoreError`.
         """
         if response.status not in CONTINUABLE:
             return
-        if not await self._store.move(keys, found.key, response.id, after=found.head):
-            facts = {"response_id": response.id, "session_head": found.head}
-            _LOG.info("turn is beside the head of its session, which has moved", extra=facts)
+        if await self._store.move(keys, found.key, response.id, after=found.head):
+            return
+        facts = {"response_id": response.id, "session_head": found.response_id}
+        _LOG.info("turn is beside the head of its session, which has moved", extra=facts)
+        if resets and not found.forgets_itself:
+            await self._store.forget(keys, found.key)
 
-    async def advance_replayed(self, keys: IsolationKeys, response: Response) -> None:
-        """Make up for a move that a crash has cut off, as its request comes again; raises `StoreError`.
-
-        Of a first turn nobody could tell whether it was cut off, or forgotten since.
-        """
-        before = response.previous_response_id
-        if keys.chat_key and before and response.status in CONTINUABLE:
-            await self._store.move(keys, keys.chat_key, response.id, after=before)
+    async def advance_replayed(
+        self, keys: IsolationKeys, began_at: BeganAt | None, response: Response
+    ) -> None:
+        """Make up for a move that a crash has cut off, as its request comes again; raises `StoreError`."""
+        if keys.chat_key is not None and began_at is not None:
+            await self.advance(keys, FoundSession(keys.chat_key, began_at.head), response)

@@ -54,7 +54,7 @@ class StatelessTurns:
         telemetry: Telemetry | None = None,
         clock: Clock = time.time,
         commands: Sequence[ChannelCommand] = (),
-        session_mode: SessionMode = "disabled",
+        session_mode: SessionMode = "auto",
     ) -> None:
         """Run the context's target."""
         options = ChannelOptions(

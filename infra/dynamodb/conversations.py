@@ -241,7 +241,7 @@ class DynamoDBConversationStore:
     async def turns(
         self, isolation: IsolationKeys, conversation_id: str, /
     ) -> Sequence[StoredTurn] | None:
-        """Return what a turn would go on with: 1 RRU, and 1 for each 4 KB of the conversation."""
+        """Return all turns: 1 RRU, and 1 for each 4 KB of the conversation."""
         at = await self._find(isolation, conversation_id)
         if at is None:
             return None
@@ -269,7 +269,7 @@ class DynamoDBConversationStore:
             )
             if number is None:
                 return None
-            history = await self._entries.all(at.partition, at.name)
+            history = await self._entries.to_go_on(at.partition, at.name)
         except ConversationLockedError:
             raise
         except BaseException:  # the lock may have been taken all the same

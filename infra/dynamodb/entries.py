@@ -2,19 +2,20 @@
 
 An entry serves both as the record of a response and as a piece of its conversation: a response that
 is deleted is hidden, an item that is deleted is marked, and what is neither shown as the one nor as
-the other any more is erased.
+the other any more is erased. Of one that resets it stays known that it did.
 """
 
 from collections.abc import Sequence
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from channel import entries
 from channel.conversations import ItemPage, LockLostError
 from channel.ports import Clock, HistoryTooLargeError, StoredTurn, UnfinishedError
 from channel.responses.protocol.items import Item
-from channel.room import HistoryRoom
+from channel.room import HistoryRoom, newest_reset
 from infra.dynamodb import keys, rows, turns
 from infra.dynamodb.client import ConditionFailedError, Table
 from infra.dynamodb.rows import TurnRow
@@ -55,7 +56,12 @@ class Entries:
         self._clock = clock
 
     async def all(self, partition: str, thread: str) -> History:
-        """Return the history that is the whole conversation."""
+        """Return the history that is the whole conversation, from its first turn on."""
+        read = await self._rows(partition, keys.entry_range())
+        return await self._history(partition, thread, read, HistoryRoom(), is_whole=True)
+
+    async def to_go_on(self, partition: str, thread: str) -> History:
+        """Return the history that the conversation goes on with."""
         read = await self._rows(partition, keys.entry_range())
         return await self._history(partition, thread, read, HistoryRoom())
 
@@ -179,7 +185,7 @@ class Entries:
         if not read or read[-1].sort_key != at.entry.sort_key:
             return []
         now = self._clock()
-        is_whole = all(row.expires_at >= now for row in (*rows.counted(read), read[-1]))
+        is_whole = all(row.expires_at >= now for row in (*rows.remembered(read), read[-1]))
         return read if is_whole else []
 
     async def _rows(self, partition: str, between: keys.SortKeys) -> list[TurnRow]:
@@ -188,16 +194,30 @@ class Entries:
         return [*map(rows.parse_turn, items)]
 
     async def _history(
-        self, partition: str, thread: str, read: Sequence[TurnRow], room: HistoryRoom
+        self,
+        partition: str,
+        thread: str,
+        read: Sequence[TurnRow],
+        room: HistoryRoom,
+        *,
+        is_whole: bool = False,
     ) -> History:
-        """Return the history of those of the rows whose items are in the conversation."""
-        counted = rows.counted(read)
-        whole = await turns.read_all(self._table, partition, thread, counted, room)
-        left = [
-            entries.remaining(keys.entry_in(thread, row.sort_key).body, turn, row.deleted)
-            for row, turn in zip(counted, whole, strict=True)
-        ]
-        return History(tuple(left), tuple(counted))
+        """Return the history of those of the rows whose items are in the conversation.
+
+        It begins with the newest of them that resets, unless it `is_whole`.
+        """
+        remembered = kept = rows.remembered(read)
+        if not is_whole:
+            kept = kept[newest_reset([row.resets for row in kept]) :]
+        whole = iter(await turns.read_all(self._table, partition, thread, rows.counted(kept), room))
+        left: list[StoredTurn] = []
+        for row in kept:
+            body = keys.entry_in(thread, row.sort_key).body
+            if row.status == rows.DELETED:
+                left.append(replace(entries.added(body, [], 0), resets=True))
+            else:
+                left.append(entries.remaining(body, next(whole), row.deleted))
+        return History(tuple(left), tuple(remembered))
 
     def _is_response(self, row: TurnRow) -> bool:
         return row.is_readable(self._clock()) and not row.is_hidden

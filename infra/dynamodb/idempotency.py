@@ -6,9 +6,12 @@ from contextlib import suppress
 from math import ceil
 from typing import Final
 
+import msgspec
+
 from channel.isolation import IsolationKeys
 from channel.ports import Clock
 from channel.responses.idempotency import Claim, Entry, Verdict, judged
+from channel.sessions import BeganAt
 from infra.dynamodb import keys
 from infra.dynamodb.client import Client, ConditionFailedError, Table
 from infra.dynamodb.rows import AttributeValues
@@ -21,6 +24,9 @@ _IS_OWN: Final = "tok = :tok"
 _IS_UNFINISHED: Final = "tok = :tok AND (attribute_not_exists(rid) OR attribute_exists(held))"
 _TTL: Final = {"#ttl": "ttl"}
 _ATTEMPTS: Final = 3
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(BeganAt).decode
 
 
 class DynamoDBIdempotencyStore:
@@ -118,6 +124,8 @@ def _item(partition: str, entry: Entry) -> AttributeValues:
         item["rid"] = {"S": entry.response_id}
     if entry.held_until is not None:
         item["held"] = _seconds(entry.held_until)
+    if entry.began_at is not None:
+        item["at"] = {"B": _encode(entry.began_at)}
     return item
 
 
@@ -128,6 +136,7 @@ def _entry(item: AttributeValues) -> Entry:
         float(item["ttl"]["N"]),
         item["rid"]["S"] if "rid" in item else None,
         float(item["held"]["N"]) if "held" in item else None,
+        _decode(item["at"]["B"]) if "at" in item else None,
     )
 
 

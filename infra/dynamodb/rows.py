@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from channel.ports import StoredTurn
 from channel.responses.protocol.response import Status
@@ -38,9 +39,10 @@ class TurnRow(Struct, frozen=True):
     """The row of one turn: its payload in `data`, or in `chunks` rows beside it with a checksum.
 
     Nothing of it changes but its expiry, and its deletion into a tombstone. `origin` is the entry
-    of a conversation that the first turn of a fork continues. The rest is of such entries only:
-    who held the conversation's lock (of a turn that was only begun), whether the response cannot
-    be had though its items can, how many those are, and which of them are deleted.
+    of a conversation that the first turn of a fork continues. One that `resets` says so also when it
+    is deleted. The rest is of such entries only: who held the conversation's lock (of a turn that was
+    only begun), whether the response cannot be had though its items can, how many those are, and
+    which of them are deleted.
     """
 
     sort_key: str
@@ -56,6 +58,7 @@ class TurnRow(Struct, frozen=True):
     is_hidden: bool = False
     items: int = 0
     deleted: frozenset[int] = frozenset()
+    resets: bool = False
 
     def is_readable(self, now: float) -> bool:
         """Whether it is neither deleted nor expired, which DynamoDB itself notices days later."""
@@ -109,6 +112,7 @@ def new_row(place: keys.Place | keys.EntryPlace, turn: StoredTurn, expires_at: i
     One whose items are in a conversation does not expire.
     """
     status = STATUS_LETTERS[turn.response.status]
+    resets = turn.resets and status in CONTINUABLE
     if isinstance(place, keys.EntryPlace):
         return TurnRow(
             place.node.sort_key,
@@ -117,6 +121,7 @@ def new_row(place: keys.Place | keys.EntryPlace, turn: StoredTurn, expires_at: i
             owner=place.owner if status in UNFINISHED else "",
             is_hidden=not turn.response.store,
             items=len(turn.input) + len(turn.response.output),
+            resets=resets,
         )
     return TurnRow(
         place.node.sort_key,
@@ -125,6 +130,7 @@ def new_row(place: keys.Place | keys.EntryPlace, turn: StoredTurn, expires_at: i
         parent=place.parent.sort_key if place.parent else None,
         lineage=place.lineage,
         origin=place.origin.sort_key if place.origin else None,
+        resets=resets,
     )
 
 
@@ -144,6 +150,7 @@ def parse_turn(item: AttributeValues) -> TurnRow:
         "hid" in item,
         int(item["n"]["N"]) if "n" in item else 0,
         frozenset(map(int, item["del"]["NS"])) if "del" in item else frozenset(),
+        "res" in item,
     )
 
 
@@ -178,6 +185,8 @@ def turn_item(partition: str, row: TurnRow) -> AttributeValues:
         item["n"] = {"N": str(row.items)}
     if row.deleted:
         item["del"] = {"NS": sorted(map(str, row.deleted))}
+    if row.resets:
+        item["res"] = {"BOOL": True}
     return item
 
 
@@ -206,6 +215,15 @@ def seconds(time: float) -> AttributeValues:
 def counted(entries: Iterable[TurnRow]) -> list[TurnRow]:
     """Return the entries whose items are in their conversation."""
     return [row for row in entries if row.status in CONTINUABLE]
+
+
+def remembered(entries: Iterable[TurnRow]) -> list[TurnRow]:
+    """Return the entries that are counted, and what is left of those that reset and are deleted."""
+    return [
+        replace(row, chunks=0) if row.status == DELETED else row
+        for row in entries
+        if row.status in CONTINUABLE or (row.status == DELETED and row.resets)
+    ]
 
 
 class Refusal(Enum):

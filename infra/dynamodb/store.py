@@ -28,7 +28,7 @@ from channel.ports import (
 )
 from channel.responses.protocol import ids
 from channel.responses.protocol.items import Item
-from channel.room import HistoryRoom
+from channel.room import HistoryRoom, newest_reset
 from infra.dynamodb import codec, keys, rows, turns
 from infra.dynamodb.client import Client, ConditionFailedError, Table, both, together
 from infra.dynamodb.entries import Entries, EntryAt, History
@@ -57,6 +57,8 @@ class _Begun(Struct, frozen=True):
 
 
 class _Chain(Struct, frozen=True):
+    """The rows of a chain, and the payloads of the last of them: from the newest that resets on."""
+
     rows: list[TurnRow]
     payloads: list[bytes]
     is_lane_taken: bool = False
@@ -64,7 +66,7 @@ class _Chain(Struct, frozen=True):
     room: HistoryRoom = field(default_factory=HistoryRoom)
 
     def decode(self, thread: str) -> tuple[StoredTurn, ...]:
-        pairs = zip(self.rows, self.payloads, strict=True)
+        pairs = zip(self.rows[-len(self.payloads) :], self.payloads, strict=True)
         own = [row.decode(thread, data, self.room) for row, data in pairs]
         return (*self.origin.turns, *own)
 
@@ -317,8 +319,10 @@ class DynamoDBResponseStore:
         walked = rows.walk(read.turns, node.sort_key, self._clock(), any_last=any_last)
         if isinstance(walked, Refusal):
             return walked
-        payloads = [data for row in walked if (data := read.payload(row)) is not None]
-        if len(payloads) < len(walked):
+        before = walked[:-1] if any_last else walked  # it is shown what even the last one was given
+        remembered = walked[newest_reset([row.resets for row in before]) :]
+        payloads = [data for row in remembered if (data := read.payload(row)) is not None]
+        if len(payloads) < len(remembered):
             return Refusal.MAYBE_STALE
         return _Chain(walked, payloads, read.is_taken(node))
 

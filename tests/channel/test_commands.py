@@ -5,12 +5,23 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import replace
+from functools import partial
+from time import monotonic
 from typing import Any
 
+import msgspec
 import pytest
 from starlette.types import ASGIApp
 
-from channel.agent import AgentEvent, KeptState, TextDelta, Turn, TurnError, accepts
+from channel.agent import (
+    AgentEvent,
+    FunctionCall,
+    KeptState,
+    TextDelta,
+    Turn,
+    TurnError,
+    accepts,
+)
 from channel.auth import Caller
 from channel.chat.channel import ChatCompletionsChannel
 from channel.commands import (
@@ -23,6 +34,7 @@ from channel.commands import (
     typed,
 )
 from channel.contract import Channel, ChannelRequest, HostedRunResult
+from channel.deadline import DEADLINE, TimeLeft
 from channel.host import AgentHost
 from channel.http import request_id
 from channel.isolation import IsolationKeys, get_current_isolation_keys
@@ -303,6 +315,32 @@ async def test_a_policy_may_refuse_a_command() -> None:
     assert (wire.status, wire.error_body["message"]) == (403, "Not today.")
 
 
+@pytest.mark.parametrize("given", ["/help", "/reset", "Hi"])
+async def test_a_session_that_a_hook_requires_is_required_before_anything_is_done(
+    given: str,
+) -> None:
+    def hook(asked: ChannelRequest, /, **_: Any) -> ChannelRequest:
+        return replace(asked, session=None, session_mode="required")
+
+    host = hosting(RESET, HELP, run_hook=hook)
+    both = Instances(echo, commands=(RESET, HELP), run_hook=hook)
+    messages = [{"role": "user", "content": given}]
+    wires = [
+        await creating(input=given).run(host.app),
+        await creating(input=given, stream=True).run(host.app),
+        await asking(messages=messages).run(host.app),
+        await both.a.post("/v1/responses", {"input": given, "background": True}),
+    ]
+    async with Socket(host.app) as socket:
+        ending = await socket.turn(input=given)
+
+    assert [(wire.status, wire.error_body["code"]) for wire in wires] == [
+        (409, "session_required")
+    ] * 4
+    assert (ending["type"], ending["error"]["code"]) == ("error", "session_required")
+    assert (host.reset, both.jobs.held) == ([], [])
+
+
 async def test_the_other_hooks_see_what_a_command_says() -> None:
     def transform(event: AgentEvent) -> AgentEvent:
         return TextDelta("changed") if isinstance(event, str) else event
@@ -569,6 +607,139 @@ async def test_a_client_that_reads_slowly_slows_the_command_down() -> None:
     assert count < 1000
 
 
+# Its end
+
+
+def working_until_it_is_stopped() -> ChannelCommand:
+    """Return a command that has something to say when it is cancelled."""
+
+    async def handle(context: ChannelCommandContext) -> None:
+        await context.reply("working")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await context.reply("stopped")
+
+    return command(handle)
+
+
+async def has_ended(running: "asyncio.Task[Any]") -> bool:
+    """Return whether a task ends by itself: one that is cancelled may end without an error."""
+    done, _ = await asyncio.wait({running}, timeout=3)
+    running.cancel()
+    await asyncio.wait({running})
+    return bool(done)
+
+
+async def test_a_command_that_replies_as_it_is_cancelled_ends_with_its_client() -> None:
+    wire = creating(input="/do", stream=True)
+    running = wire.start(app_of(working_until_it_is_stopped()))
+    await wire.until("working")
+    wire.hang_up()
+
+    assert await has_ended(running)
+    assert b"stopped" not in wire.body
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_it_ends_when_the_time_is_up(stream: bool) -> None:
+    wire = creating(input="/do", stream=stream)
+    wire.scope[DEADLINE] = TimeLeft(0.05, 1.0).since(monotonic())
+
+    assert await has_ended(wire.start(app_of(working_until_it_is_stopped())))
+    assert b"The server ran out of time." in wire.body
+    assert b"stopped" not in wire.body
+
+
+async def test_it_ends_with_its_connection() -> None:
+    socket = Socket(app_of(working_until_it_is_stopped())).start()
+    socket.create(input="/do")
+    while (await socket.read()).get("delta") != "working":
+        pass
+    socket.hang_up()
+
+    assert socket.task is not None
+    assert await has_ended(socket.task)
+
+
+async def test_it_lets_its_conversation_go() -> None:
+    app = app_of(working_until_it_is_stopped())
+    made = await request("POST", "/v1/conversations", {}).run(app)
+    wire = creating(input="/do", stream=True, conversation=made.json["id"])
+    running = wire.start(app)
+    await wire.until("working")
+    wire.hang_up()
+
+    assert await has_ended(running)
+    assert await answer(app, "Hi", conversation=made.json["id"]) == "You said Hi after 0."
+
+
+async def test_it_ends_with_its_worker() -> None:
+    both = Instances(echo, commands=(working_until_it_is_stopped(),))
+    begun = await both.a.begin(input="/do")
+
+    assert await has_ended(both.working(both.b, TimeLeft(0.05, 1.0).since(monotonic())))
+    found = (await both.a.get(begun["id"])).json
+    assert (found["status"], text_of(found)) == ("failed", "working")
+
+
+async def test_a_reply_after_the_end_is_not_said_and_holds_up_nobody() -> None:
+    may_reply, tasks = asyncio.Event(), list[asyncio.Task[None]]()
+
+    async def handle(context: ChannelCommandContext) -> None:
+        async def late() -> None:
+            await may_reply.wait()
+            await context.reply("late")
+
+        tasks.append(asyncio.create_task(late()))
+        await context.reply("in time")
+
+    said_in_time = await answer(app_of(command(handle)), "/do")
+    may_reply.set()
+
+    assert await has_ended(tasks[0])
+    assert said_in_time == "in time"
+
+
+async def test_a_task_that_replies_for_ever_stops_nobody_else() -> None:
+    tasks = list[asyncio.Task[None]]()
+
+    async def handle(context: ChannelCommandContext) -> None:
+        first = asyncio.Event()
+
+        async def ticking() -> None:
+            while True:
+                await context.reply("tick ")
+                first.set()
+
+        tasks.append(asyncio.create_task(ticking()))
+        await first.wait()
+
+    app = app_of(command(handle))
+    async with asyncio.timeout(3):
+        ticked = await answer(app, "/do")
+        other = await answer(app, "Hi")
+    tasks[0].cancel()
+    await asyncio.wait(tasks)
+
+    assert "tick " in ticked
+    assert other == "You said Hi after 0."
+    assert tasks[0].cancelled()
+
+
+@pytest.mark.parametrize("given", [None, 7, b"text", TextDelta("text")])
+async def test_what_is_no_text_is_no_reply(given: Any, caplog: pytest.LogCaptureFixture) -> None:
+    async def handle(context: ChannelCommandContext) -> None:
+        await context.reply(given)
+
+    wire = creating(input="/do")
+
+    assert await has_ended(wire.start(app_of(command(handle))))
+    assert wire.status == 500
+    assert caplog.messages == ["agent failed: the command /do failed"]
+    assert caplog.records[0].__dict__["error_cause"] == "TypeError"
+
+
 # For whom
 
 
@@ -623,6 +794,83 @@ async def test_a_command_sees_only_those_that_its_caller_may_use() -> None:
     assert seen == [["do", "secret"], ["do"]]
 
 
+async def for_nobody(_: Any, __: Any = None) -> bool:
+    return False
+
+
+class ForNobody:
+    async def __call__(self, _: Caller) -> bool:
+        return False
+
+    async def look(self, _: Caller) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(
+    "is_for",
+    [
+        for_nobody,
+        partial(for_nobody, None),
+        ForNobody(),
+        partial(partial(ForNobody())),
+        ForNobody().look,
+    ],
+)
+def test_who_may_use_a_command_is_not_found_out_later(is_for: Any) -> None:
+    with pytest.raises(TypeError, match="is_for of the command /do is async"):
+        command(echo_arguments, is_for=is_for)
+
+
+@pytest.mark.parametrize("given", [1, "yes", None, [True]])
+async def test_what_is_no_bool_is_nobodys_command(
+    given: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = app_of(command(echo_arguments, is_for=lambda _: given))
+
+    wires = [
+        await creating(input="/do").run(app),
+        await asking(messages=[{"role": "user", "content": "/do"}]).run(app),
+        await get(app, "/v1/commands"),
+    ]
+
+    assert [wire.status for wire in wires] == [500, 500, 500]
+    returned = f"is_for of the command /do returned {type(given).__name__}, not bool"
+    assert all(returned in message for message in caplog.messages)
+    assert await answer(app, "Hi") == to_the_agent("Hi")
+
+
+@pytest.mark.filterwarnings("error")
+async def test_nor_is_one_whose_answer_would_have_to_be_awaited() -> None:
+    def is_for(caller: Caller) -> Any:
+        return for_nobody(caller)
+
+    wire = await creating(input="/do").run(app_of(command(echo_arguments, is_for=is_for)))
+
+    assert wire.status == 500
+
+
+async def test_a_worker_that_cannot_tell_whose_a_command_is_fails_its_turn(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    failures: list[Exception] = []
+
+    def is_for(_: Caller) -> bool:
+        if failures:
+            raise failures[0]
+        return True
+
+    both = Instances(echo, commands=(command(echo_arguments, is_for=is_for),))
+    begun = await both.a.begin(input="/do")
+    failures.append(RuntimeError("a secret"))
+
+    await both.b.work(both.jobs.held.pop(0))
+
+    found = (await both.a.get(begun["id"])).json
+    assert (found["status"], found["output"]) == ("failed", [])
+    assert caplog.messages == ["agent failed: is_for of the command /do raised RuntimeError"]
+    assert "a secret" not in caplog.text
+
+
 # Failures
 
 
@@ -651,8 +899,56 @@ async def test_what_a_command_tells_of_its_failure_reaches_the_client(
 
     told = [wire.error_body[name] for name in ("message", "code", "param")]
     assert (wire.status, told) == (status, [message, code, param])
+    assert wire.headers["x-should-retry"] == chat.headers["x-should-retry"] == "false"
     assert (chat.status, chat.error_body["message"]) == (status, message)
     assert chat.error_body["param"] == (param and "messages")
+
+
+NO_CITY = RequestError("No such city.", param="input", code="invalid_value", status=409)
+
+
+async def test_a_refusal_by_a_command_is_told_wherever_the_reply_has_begun() -> None:
+    async def late(context: ChannelCommandContext) -> None:
+        await context.reply("so far")
+        raise NO_CITY
+
+    async def early(_: ChannelCommandContext) -> None:
+        raise NO_CITY
+
+    app = app_of(command(late, "late"), command(early, "early"))
+    both = Instances(echo, commands=(command(early, "early"),))
+    begun = await both.a.begin(input="/early")
+    await both.b.work(both.jobs.held.pop(0))
+    async with Socket(app) as socket:
+        ending = await socket.turn(input="/early")
+    streamed = await creating(input="/late", stream=True).run(app)
+    told = [
+        (await create(app, input="/late"))["error"],
+        (await both.a.get(begun["id"])).json["error"],
+        ending["response"]["error"],
+        streamed.events[-1]["response"]["error"],
+    ]
+
+    assert told == [{"code": "invalid_value", "message": "No such city."}] * 4
+
+
+async def test_a_completion_is_told_of_it_with_its_status_however_late_it_is() -> None:
+    async def handle(context: ChannelCommandContext) -> None:
+        await context.reply("so far")
+        raise NO_CITY
+
+    app, messages = app_of(command(handle)), [{"role": "user", "content": "/do"}]
+    whole = await asking(messages=messages).run(app)
+    streamed = await asking(messages=messages, stream=True).run(app)
+
+    expected = {
+        "message": "No such city.",
+        "type": "invalid_request_error",
+        "param": "messages",
+        "code": "invalid_value",
+    }
+    assert (whole.status, whole.error_body) == (409, expected)
+    assert msgspec.json.encode({"error": expected}) in streamed.body
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a secret"), SystemExit(3), StoreError("a secret")])
@@ -877,6 +1173,71 @@ async def test_the_chat_of_a_delegate_begins_anew() -> None:
     ]
 
 
+CHAT = {"x-agent-chat-isolation-key": "chat-1"}
+
+
+async def said_in_chat(app: ASGIApp, given: Any, **fields: Any) -> dict[str, Any]:
+    body = {"input": given, **fields}
+    wire = await request("POST", "/v1/responses", body, key="key-agency", headers=CHAT).run(app)
+    assert wire.status == 200, wire.body
+    response: dict[str, Any] = wire.json
+    return response
+
+
+@pytest.mark.parametrize("store", [True, False])
+async def test_so_it_does_whatever_its_reset_goes_on_after(store: bool) -> None:
+    host = hosting(RESET)
+    first = await said_in_chat(host.app, "Hi")
+    await said_in_chat(host.app, "/reset", previous_response_id=first["id"], store=store)
+    after = await said_in_chat(host.app, "Hi")
+
+    keys = IsolationKeys("agency", "chat-1")
+    assert host.reset == [(keys, first["id"]), (keys, "chat-1")]
+    assert text_of(after) == "You said Hi after 0."
+
+
+async def test_so_it_does_when_it_is_reset_over_a_connection() -> None:
+    app = app_of()
+    await said_in_chat(app, "Hi")
+    async with Socket(app, key="key-agency", headers=CHAT) as socket:
+        aside = await socket.response(input="aside", store=False)
+        await socket.response(input="/reset", store=False, previous_response_id=aside["id"])
+        after = await socket.text(input="Hi", store=False)
+
+    assert text_of(aside) == "You said aside after 2."
+    assert after == "You said Hi after 0."
+
+
+async def test_a_reset_in_a_conversation_leaves_the_chat_as_it_is() -> None:
+    host = hosting(RESET)
+    made = await request("POST", "/v1/conversations", {}, key="key-agency", headers=CHAT).run(
+        host.app
+    )
+    conversation = made.json["id"]
+    await said_in_chat(host.app, "Hi")
+    await said_in_chat(host.app, "Hi", conversation=conversation)
+    await said_in_chat(host.app, "/reset", conversation=conversation)
+
+    in_chat = await said_in_chat(host.app, "Hi")
+    in_conversation = await said_in_chat(host.app, "Hi", conversation=conversation)
+
+    assert host.reset == []
+    assert text_of(in_chat) == "You said Hi after 2."
+    assert text_of(in_conversation) == "You said Hi after 0."
+
+
+async def test_a_reset_that_a_hook_took_the_session_from_leaves_the_chat_as_it_is() -> None:
+    def hook(asked: ChannelRequest, /, **_: Any) -> ChannelRequest:
+        return replace(asked, session_mode="disabled") if typed(asked.input) else asked
+
+    host = hosting(RESET, run_hook=hook)
+    first = await said_in_chat(host.app, "Hi")
+    await said_in_chat(host.app, "/reset", previous_response_id=first["id"])
+
+    assert host.reset == []
+    assert text_of(await said_in_chat(host.app, "Hi")) == "You said Hi after 2."
+
+
 async def test_a_request_without_a_session_has_none_to_reset() -> None:
     host = hosting(RESET)
 
@@ -931,3 +1292,130 @@ async def test_a_reset_that_fails_is_a_failure_and_resets_nothing() -> None:
 
     assert failed.status == 500
     assert (await answer(host.app, "Hi", previous_response_id=first["id"])).endswith("after 2.")
+
+
+# Where a function call waits for its output
+
+F = {"type": "function", "name": "f"}
+ANSWER = {"type": "function_call_output", "call_id": "call_1", "output": "42"}
+UNANSWERED = "No tool output found for function call call_1."
+
+
+async def calling(turn: Turn) -> AsyncIterator[AgentEvent]:
+    """Call a function where the text is `call`; else say how many items came before."""
+    if turn.text == "call":
+        yield FunctionCall("f", "{}", "call_1")
+    else:
+        yield f"after {len(turn.history)}"
+
+
+async def called(app: ASGIApp, **fields: Any) -> str:
+    response = await create(app, input="call", tools=[F], **fields)
+    identifier: str = response["id"]
+    return identifier
+
+
+async def test_a_reset_begins_anew_where_a_call_waits_for_its_output() -> None:
+    app = app_of(agent=calling)
+    refused = await creating(input="Hi", previous_response_id=await called(app)).run(app)
+
+    reset = await create(app, input="/reset", previous_response_id=await called(app))
+    after = await answer(app, "Hi", previous_response_id=reset["id"])
+
+    assert (refused.status, refused.error_body["message"]) == (400, UNANSWERED)
+    assert (text_of(reset), after) == (RESET_SAID, "after 0")
+
+
+async def test_so_it_does_in_a_conversation_a_chat_and_a_connection() -> None:
+    app = app_of(agent=calling)
+    conversation = (await request("POST", "/v1/conversations", {}).run(app)).json["id"]
+    await called(app, conversation=conversation)
+    await answer(app, "/reset", conversation=conversation)
+    await said_in_chat(app, "call", tools=[F])
+    await said_in_chat(app, "/reset")
+    async with Socket(app) as socket:
+        first = await socket.response(input="call", tools=[F], store=False)
+        reset = await socket.response(input="/reset", store=False, previous_response_id=first["id"])
+        after = await socket.text(input="Hi", store=False, previous_response_id=reset["id"])
+
+    assert await answer(app, "Hi", conversation=conversation) == "after 0"
+    assert text_of(await said_in_chat(app, "Hi")) == "after 0"
+    assert after == "after 0"
+
+
+async def test_so_it_does_in_the_background() -> None:
+    both = Instances(calling, commands=(RESET,))
+    first = await both.a.post("/v1/responses", {"input": "call", "tools": [F]})
+    begun = await both.a.begin(input="/reset", previous_response_id=first.json["id"])
+    await both.b.work(both.jobs.held.pop(0))
+
+    found = (await both.a.get(begun["id"])).json
+    assert (found["status"], text_of(found)) == ("completed", RESET_SAID)
+
+
+async def test_another_command_is_refused_there_and_the_call_can_still_be_answered() -> None:
+    app = app_of(agent=calling)
+    first = await called(app)
+    refused = await creating(input="/help", previous_response_id=first).run(app)
+    answered = await answer(app, [ANSWER], previous_response_id=first)
+
+    assert (refused.status, refused.error_body["message"]) == (400, UNANSWERED)
+    assert answered == "after 2"
+
+
+async def test_a_command_of_ones_own_may_reset_there_too_if_it_says_so() -> None:
+    async def handle(context: ChannelCommandContext) -> None:
+        await context.reset_session()
+        await context.reply("new")
+
+    app = app_of(
+        ChannelCommand("new", "Begin anew.", handle, resets=True),
+        ChannelCommand("silent", "Begin anew.", handle),
+        agent=calling,
+    )
+    first = await called(app)
+    silent = await creating(input="/silent", previous_response_id=first).run(app)
+    new = await create(app, input="/new", previous_response_id=first)
+
+    assert (silent.status, text_of(new)) == (400, "new")
+    assert await answer(app, "Hi", previous_response_id=new["id"]) == "after 0"
+
+
+async def test_a_command_that_says_so_and_does_not_reset_fails(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = app_of(ChannelCommand("new", "Begin anew.", echo_arguments, resets=True), agent=calling)
+
+    response = await create(app, input="/new", previous_response_id=await called(app))
+
+    assert response["status"] == "failed"
+    assert caplog.messages == [
+        "agent failed: the command /new has `resets`, and did not call reset_session"
+    ]
+
+
+async def test_for_others_than_its_own_callers_no_call_is_left_waiting() -> None:
+    app = app_of(replace(RESET, is_for=lambda _: False), agent=calling)
+    refused = await creating(input="/reset", previous_response_id=await called(app)).run(app)
+
+    assert (refused.status, refused.error_body["message"]) == (400, UNANSWERED)
+
+
+async def test_a_reset_that_a_hook_makes_a_message_needs_the_output_after_all() -> None:
+    def hook(asked: ChannelRequest, /, **_: Any) -> ChannelRequest:
+        is_command = typed(asked.input) is not None
+        return replace(asked, input=[message("user", "Hi")]) if is_command else asked
+
+    app = app_of(agent=calling, run_hook=hook)
+    refused = await creating(input="/reset", previous_response_id=await called(app)).run(app)
+
+    assert (refused.status, refused.error_body["message"]) == (400, UNANSWERED)
+
+
+async def test_an_output_without_its_call_is_refused_before_a_reset_too() -> None:
+    app, first = app_of(agent=calling), {**ANSWER, "call_id": "call_2"}
+    given = [first, {"role": "user", "content": "/reset"}]
+    refused = await creating(input=given, previous_response_id=await called(app)).run(app)
+
+    assert refused.status == 400
+    assert refused.error_body["message"].startswith("No tool call found")

@@ -12,8 +12,18 @@ from typing import Any, NamedTuple, Self
 import msgspec
 import pytest
 
-from channel.agent import AgentEvent, Finish, OutputItem, TextDelta, Turn, TurnError, Usage
+from channel.agent import (
+    AgentEvent,
+    Finish,
+    KeptState,
+    OutputItem,
+    TextDelta,
+    Turn,
+    TurnError,
+    Usage,
+)
 from channel.auth import Caller, Principal
+from channel.commands import RESET
 from channel.contract import ChannelRequest, HostedRunResult
 from channel.deadline import DEADLINE, TimeLeft
 from channel.faults import SENSITIVE, HookError, HookKind, fault_facts, hook_name
@@ -30,7 +40,7 @@ from channel.hooks import (
 from channel.isolation import IsolationKeys
 from channel.ports import StoreError
 from channel.responses.protocol.errors import RequestError
-from channel.responses.protocol.items import message
+from channel.responses.protocol.items import message, text_of
 from channel.responses.protocol.response import Response, Status
 from tests.channel.asgi import create, creating, get, hosted, request
 from tests.channel.chat.wire import asking, chunks_of, said, served
@@ -225,6 +235,11 @@ def answers(**fields: Any) -> Any:
     return hook
 
 
+def answers_twice(result: HostedRunResult[Response]) -> HostedRunResult[Response]:
+    response = result.result
+    return result.replace(msgspec.structs.replace(response, output=response.output * 2))
+
+
 def answers_text(result: HostedRunResult[Any]) -> HostedRunResult[Any]:
     return result.replace("text")
 
@@ -254,12 +269,23 @@ RAISED: list[tuple[Any, str]] = [
     (raises(TimeoutError(SECRET)), "raised TimeoutError"),
     (raises(StoreError(SECRET)), "raised StoreError"),
     (raises(HookError(SECRET)), "raised HookError"),
+    (raises(asyncio.CancelledError(SECRET)), "raised CancelledError"),
+    (raises_later(asyncio.CancelledError(SECRET)), "raised CancelledError"),
     (no_arguments, "raised TypeError"),
     (SECRET, "raised TypeError"),
 ]
 OTHERS = Caller(Principal("beta"), IsolationKeys("beta"))
 NO_JSON = "that cannot be written as JSON"
 NO_TYPE = "whose items are not objects with a type"
+UNPAIRED = "whose calls and outputs of calls are not paired"
+CALL = {
+    "type": "function_call",
+    "id": "fc_1",
+    "call_id": "call_1",
+    "name": "look_up",
+    "arguments": "{}",
+}
+ANSWER = {"type": "function_call_output", "id": "fco_1", "call_id": "call_1", "output": "x"}
 WRONG: dict[HookKind, list[tuple[Any, str]]] = {
     RUN: [
         *RAISED,
@@ -281,10 +307,14 @@ WRONG: dict[HookKind, list[tuple[Any, str]]] = {
         (asks(instructions="\ud800"), f"returned a ChannelRequest {NO_JSON}"),
         (asks(input=[{"role": "user"}]), f"returned an input {NO_TYPE}"),
         (asks(history=[message("user", "hi")]), f"returned a history {NO_TYPE} and an id"),
+        (asks(input=[CALL]), f"returned an input {UNPAIRED}"),
+        (sneaks("input", [ANSWER, CALL]), f"returned an input {UNPAIRED}"),
+        (asks(history=[CALL], input=[ANSWER]), f"returned an input {UNPAIRED}"),
     ],
     TRANSFORM: [
         *RAISED,
         (raises_over_a_turn(ValueError(SECRET)), "raised ValueError"),
+        (raises_over_a_turn(asyncio.CancelledError(SECRET)), "raised CancelledError"),
         (returns(5), "returned int, which is no agent event"),
         (returns(object()), "returned object, which is no agent event"),
         (returns_later({"text": SECRET}), "returned dict, which is no agent event"),
@@ -302,6 +332,16 @@ WRONG: dict[HookKind, list[tuple[Any, str]]] = {
         (answers(output=[{"type": object()}]), f"returned a Response {NO_JSON}"),
         (answers(output=[{"role": SECRET}]), f"returned an output {NO_TYPE} and an id"),
         (answers(output=[{"type": "x"}]), f"returned an output {NO_TYPE} and an id"),
+        (answers_twice, "returned an output with an id that is there twice"),
+        (
+            answers(output=[CALL]),
+            "returned an output with a function call that the agent did not make",
+        ),
+        (
+            answers(output=[CALL, ANSWER]),
+            "returned an output with a function call that the agent did not make",
+        ),
+        (answers(output=[ANSWER]), f"returned an output {UNPAIRED}"),
     ],
 }
 TABLE = [
@@ -743,6 +783,481 @@ def test_only_an_async_generator_function_is_of_whole_turns() -> None:
     assert not any(map(is_of_whole_turns, others))
 
 
+async def only_text(said: AsyncIterator[AgentEvent]) -> AsyncIterator[AgentEvent]:
+    async for event in said:
+        if isinstance(event, str):
+            yield event
+
+
+async def says_finish_at_the_end(said: AsyncIterator[AgentEvent]) -> AsyncIterator[AgentEvent]:
+    async for event in said:
+        if isinstance(event, str):
+            yield event
+    yield Finish("max_output_tokens")
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        only_text,
+        says_finish_at_the_end,
+        lambda event: event if isinstance(event, str) else None,
+    ],
+)
+async def test_what_ends_a_session_passes_by_a_hook_that_drops_it(hook: Any) -> None:
+    async def agent(turn: Turn) -> AsyncIterator[AgentEvent]:
+        histories.append(len(turn.history))
+        yield "ok"
+
+    histories: list[int] = []
+    app = hosted(agent, stream_transform_hook=hook, commands=(RESET,))
+    first = await create(app, input="a secret")
+    reset = await create(app, input="/reset", previous_response_id=first["id"])
+    await create(app, previous_response_id=reset["id"])
+
+    assert histories == [0, 0]
+
+
+async def test_a_hook_may_drop_what_an_agent_wants_back_and_what_it_used() -> None:
+    async def agent(turn: Turn) -> AsyncIterator[AgentEvent]:
+        states.append(turn.state)
+        yield KeptState({"at": 1})
+        yield Usage(1, 2)
+        yield "ok"
+
+    states: list[Any] = []
+    app = hosted(agent, stream_transform_hook=only_text)
+    first = await create(app)
+    await create(app, previous_response_id=first["id"])
+
+    assert states == [None, None]
+    assert first["usage"]["total_tokens"] == 0
+
+
+# Hooks that do not end
+
+
+WAITS = (True, False)
+
+
+def words(*, waits: bool) -> Any:
+    async def agent(_: Turn) -> AsyncIterator[AgentEvent]:
+        if waits:
+            await asyncio.sleep(0)
+        yield "Hel"
+        yield "lo"
+        yield Finish("max_output_tokens")
+
+    return agent
+
+
+async def hangs(event: AgentEvent) -> AgentEvent | None:
+    await asyncio.Event().wait()
+    return event
+
+
+async def hangs_at_lo(event: AgentEvent) -> AgentEvent | None:
+    return await hangs(event) if event == "lo" else event
+
+
+async def hangs_over_a_turn(said: AsyncIterator[AgentEvent]) -> AsyncIterator[AgentEvent]:
+    async for event in said:
+        if event == "lo":
+            await asyncio.Event().wait()
+        yield event
+
+
+@pytest.mark.parametrize("waits", WAITS)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_turn_whose_hook_says_nothing_is_out_of_time(*, stream: bool, waits: bool) -> None:
+    wire = creating(stream=stream)
+    wire.scope[DEADLINE] = TimeLeft(0.05, 1.0).since(monotonic())
+    async with asyncio.timeout(5):
+        await wire.run(hosted(words(waits=waits), stream_transform_hook=hangs))
+
+    assert (wire.status, wire.error_body["code"]) == (504, "timeout")
+
+
+@pytest.mark.parametrize("waits", WAITS)
+@pytest.mark.parametrize("hook", [hangs_at_lo, hangs_over_a_turn])
+async def test_a_turn_whose_hook_hangs_later_fails_with_what_was_said(
+    hook: Any, *, waits: bool
+) -> None:
+    wire = creating(stream=True)
+    wire.scope[DEADLINE] = TimeLeft(0.05, 1.0).since(monotonic())
+    async with asyncio.timeout(5):
+        await wire.run(hosted(words(waits=waits), stream_transform_hook=hook))
+
+    assert wire.types[-1] == "failed"
+    (said,) = wire.events[-1]["response"]["output"]
+    assert said["content"][0]["text"] == "Hel"
+
+
+@pytest.mark.parametrize("waits", WAITS)
+async def test_a_client_that_goes_away_ends_a_hook_that_waits(*, waits: bool) -> None:
+    async def hook(event: AgentEvent) -> AgentEvent | None:
+        try:
+            return await hangs_at_lo(event)
+        except asyncio.CancelledError:
+            ended.append(event)
+            raise
+
+    ended: list[AgentEvent] = []
+    wire = creating(stream=True)
+    task = wire.start(hosted(words(waits=waits), stream_transform_hook=hook))
+    async with asyncio.timeout(5):
+        await wire.until("Hel")
+        wire.hang_up()
+        await task
+
+    assert ended == ["lo"]
+
+
+async def test_a_reply_begins_while_the_first_event_is_in_its_hook() -> None:
+    wire = creating(stream=True)
+    app = hosted(words(waits=False), stream_transform_hook=hangs, first_event_grace_s=0.01)
+    task = wire.start(app)
+    async with asyncio.timeout(5):
+        await wire.until("response.in_progress")
+        wire.hang_up()
+        await task
+
+
+class Stuck:
+    """A hook of whole turns that does not end when it is closed, or also not when it is cancelled."""
+
+    def __init__(self, *, minds_cancelling: bool) -> None:
+        self.is_closing = asyncio.Event()
+        self.may_end = asyncio.Event()
+        self._minds_cancelling = minds_cancelling
+
+    async def __call__(self, said: AsyncIterator[AgentEvent]) -> AsyncIterator[AgentEvent]:
+        try:
+            async for event in said:
+                yield event
+        finally:
+            self.is_closing.set()
+            try:
+                await self.may_end.wait()
+            except asyncio.CancelledError:
+                if self._minds_cancelling:
+                    raise
+                await self.may_end.wait()
+
+
+@pytest.mark.parametrize("waits", WAITS)
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("minds_cancelling", [True, False])
+async def test_the_end_is_told_where_a_hook_of_whole_turns_does_not_end(
+    *, minds_cancelling: bool, stream: bool, waits: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    hook = Stuck(minds_cancelling=minds_cancelling)
+    wire = creating(stream=stream)
+    wire.scope[DEADLINE] = TimeLeft(0.05, 0.2).since(monotonic())
+    app = hosted(words(waits=waits), stream_transform_hook=hook)
+    task = wire.start(app)
+    async with asyncio.timeout(5):
+        await wire.until("[DONE]" if stream else '"incomplete"')
+        if not minds_cancelling:
+            hook.may_end.set()
+        await task
+
+    response = wire.events[-1]["response"] if stream else wire.json
+    assert response["incomplete_details"] == {"reason": "max_output_tokens"}
+    assert (await get(app, f"/v1/responses/{response['id']}")).json == response
+    if stream:
+        assert wire.types.count("incomplete") == 1
+    assert not caplog.records
+
+
+async def test_the_end_is_told_where_nothing_was_said_and_the_hook_does_not_end() -> None:
+    async def agent(_: Turn) -> AsyncIterator[AgentEvent]:
+        yield Finish()
+
+    hook = Stuck(minds_cancelling=False)
+    wire = creating()
+    wire.scope[DEADLINE] = TimeLeft(0.05, 0.2).since(monotonic())
+    task = wire.start(hosted(agent, stream_transform_hook=hook))
+    async with asyncio.timeout(5):
+        await wire.until('"completed"')
+        hook.may_end.set()
+        await task
+
+    assert wire.json["output"] == []
+
+
+@pytest.mark.parametrize("is_server", [True, False])
+async def test_a_turn_that_was_over_stays_so_where_its_hook_is_cancelled(
+    *, is_server: bool
+) -> None:
+    hook = Stuck(minds_cancelling=True)
+    wire = creating(stream=True)
+    app = hosted(words(waits=True), stream_transform_hook=hook)
+    task = wire.start(app)
+    async with asyncio.timeout(5):
+        await hook.is_closing.wait()
+        await wire.until("Hel")
+        if is_server:
+            task.cancel()
+        else:
+            wire.hang_up()
+        await asyncio.wait({task})
+    identifier = json.loads(wire.body.split(b"data: ")[1].split(b"\n")[0])["response"]["id"]
+
+    async with asyncio.timeout(5):
+        kept = await get(app, f"/v1/responses/{identifier}")
+    assert kept.json["status"] == "incomplete"
+
+
+async def test_an_agent_that_was_cut_off_while_it_never_waited_has_time_to_end() -> None:
+    async def agent(_: Turn) -> AsyncIterator[AgentEvent]:
+        try:
+            while True:
+                yield "word "
+        finally:
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            ended.append("agent")
+
+    ended: list[str] = []
+    wire = creating()
+    wire.scope[DEADLINE] = TimeLeft(0.02, 1.0).since(monotonic())
+    async with asyncio.timeout(5):
+        await wire.run(hosted(agent))
+
+    assert ended == ["agent"]
+    assert wire.json["error"]["code"] == "timeout"
+
+
+async def test_the_end_of_an_agent_that_never_waits_but_at_its_end_is_told() -> None:
+    async def agent(_: Turn) -> AsyncIterator[AgentEvent]:
+        try:
+            while True:
+                yield "word "
+        finally:
+            await may_end.wait()
+
+    may_end = asyncio.Event()
+    wire = creating(stream=True)
+    wire.scope[DEADLINE] = TimeLeft(0.02, 0.2).since(monotonic())
+    task = wire.start(hosted(agent))
+    async with asyncio.timeout(5):
+        await wire.until("[DONE]")
+        may_end.set()
+        await task
+
+    assert wire.types[-1] == "failed"
+
+
+# What hooks make of a turn can be gone on with
+
+
+async def test_what_the_agent_left_open_may_stay() -> None:
+    made = [CALL, message("assistant", "a") | {"id": "msg_1"}]
+    response = msgspec.structs.replace(FINISHED, output=made)
+
+    for output in (made, made[:1], made[::-1], made[1:]):
+        got = await apply_response_hook(answers(output=output), response)
+        assert got.output == output
+
+
+async def test_a_call_that_was_cut_off_stays_one_that_was() -> None:
+    cut = CALL | {"status": "incomplete"}
+    response = msgspec.structs.replace(FINISHED, output=[cut])
+
+    assert (await apply_response_hook(lambda result: result, response)).output == [cut]
+    with pytest.raises(HookError, match="a function call that the agent did not make"):
+        await apply_response_hook(answers(output=[CALL]), response)
+
+
+@pytest.mark.parametrize("left", [[CALL], [ANSWER], [ANSWER, CALL]])
+async def test_a_call_and_its_output_stay_together(left: list[Any]) -> None:
+    response = msgspec.structs.replace(FINISHED, output=[CALL, ANSWER])
+
+    with pytest.raises(HookError, match=UNPAIRED):
+        await apply_response_hook(answers(output=left), response)
+    assert (await apply_response_hook(answers(output=[]), response)).output == []
+
+
+async def test_an_item_of_a_response_hook_has_no_id_of_the_input() -> None:
+    item = message("assistant", "a") | {"id": "msg_1"}
+
+    with pytest.raises(HookError, match="with an id that is there twice"):
+        await apply_response_hook(answers(output=[item]), FINISHED, [item])
+    own = msgspec.structs.replace(FINISHED, output=[item, item])  # the agent's own
+    assert (await apply_response_hook(lambda result: result, own, [item])).output == [item, item]
+
+
+async def test_a_response_hook_that_fails_has_changed_nothing_in_place() -> None:
+    def hook(result: HostedRunResult[Response]) -> Any:
+        result.result.output[0]["content"][0]["text"] = "changed"
+
+    item = message("assistant", "said") | {"id": "msg_1"}
+    response = msgspec.structs.replace(FINISHED, output=[item])
+    with pytest.raises(HookError):
+        await apply_response_hook(hook, response)
+
+    assert response.output == [message("assistant", "said") | {"id": "msg_1"}]
+
+
+async def test_an_output_whose_call_is_in_the_history_may_be_changed() -> None:
+    given = replace(REQUEST, history=[CALL], input=[ANSWER])
+    changed = ANSWER | {"output": "[hidden]"}
+
+    got = await apply_run_hook(asks(input=[changed]), given, target=target, protocol_request={})
+
+    assert got.input == [changed]
+    with pytest.raises(HookError, match=UNPAIRED):
+        await apply_run_hook(asks(input=[]), given, target=target, protocol_request={})
+
+
+async def test_what_was_open_before_a_run_hook_is_not_its_fault() -> None:
+    given = replace(REQUEST, history=[CALL])  # as `/reset` may be said to it
+    added = [*given.input, message("user", "more")]
+
+    got = await apply_run_hook(asks(input=added), given, target=target, protocol_request={})
+
+    assert got.input == added
+
+
+@pytest.mark.parametrize("background", [False, True])
+async def test_items_that_a_run_hook_moves_have_ids_of_their_own(*, background: bool) -> None:
+    def hook(asked: ChannelRequest, **_: Any) -> ChannelRequest:
+        _, *rest = asked.input
+        return replace(asked, input=[*rest, message("user", "more")][: len(seen) + 1])
+
+    seen: list[str] = []
+    for _ in range(2):
+        both = Instances(Agent(), run_hook=hook)
+        said = [message("user", "a"), message("user", "b")]
+        made = await both.a.post("/v1/responses", {"input": said, "background": background})
+        if background:
+            await both.working(both.b)
+        response = (await both.a.get(made.json["id"])).json
+        path = f"/v1/responses/{response['id']}/input_items"
+        listed = await get(both.a.app, path)
+        ids = [item["id"] for item in [*listed.json["data"], *response["output"]]]
+        assert len({*ids}) == len(ids) == len(seen) + 2
+        seen.append(response["id"])
+
+
+# What a hook changes in place
+
+
+def clears(asked: Any) -> None:
+    asked.history.clear()
+
+
+def rewrites(asked: Any) -> None:
+    for item in asked.history:
+        item["content"][0]["text"] = "[hidden]"
+
+
+def adds(asked: Any) -> None:
+    asked.history.append(asked.history[0])
+
+
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize(
+    ("change", "texts"),
+    [(clears, []), (rewrites, ["[hidden]"] * 2), (adds, ["a secret", "Hello", "a secret"])],
+)
+async def test_history_that_is_changed_in_place_counts_for_this_turn_alone(
+    change: Any, texts: list[str], *, background: bool
+) -> None:
+    def hook(asked: ChannelRequest, **_: Any) -> ChannelRequest:
+        if len(seen) == 1:
+            change(asked)
+        return asked
+
+    async def agent(turn: Turn) -> AsyncIterator[AgentEvent]:
+        seen.append([text_of(item) for item in turn.history])
+        yield "Hel"
+        yield "lo"
+
+    seen: list[list[str]] = []
+    both = Instances(agent, run_hook=hook)
+    previous = (await both.a.post("/v1/responses", {"input": "a secret"})).json["id"]
+    for _ in range(2):
+        body = {"input": "hi", "previous_response_id": previous, "background": background}
+        previous = (await both.a.post("/v1/responses", body)).json["id"]
+        if background:
+            await both.working(both.b)
+
+    assert seen == [[], texts, ["a secret", "Hello", "hi", "Hello"]]
+
+
+async def test_a_chat_that_is_not_stored_keeps_what_a_hook_has_hidden_in_place() -> None:
+    def hook(asked: ChannelRequest, **_: Any) -> ChannelRequest:
+        if len(seen) == 1:
+            rewrites(asked)
+        return asked
+
+    async def agent(turn: Turn) -> AsyncIterator[AgentEvent]:
+        seen.append([text_of(item) for item in turn.history])
+        yield "ok"
+
+    seen: list[list[str]] = []
+    more: dict[str, Any] = {}
+    async with Socket(hosted(agent, run_hook=hook)) as socket:
+        for _ in range(3):
+            ending = await socket.turn(store=False, **more)
+            more = {"previous_response_id": ending["response"]["id"]}
+
+    assert seen == [[], ["[hidden]"] * 2, ["hi", "ok", "hi", "ok"]]
+
+
+@pytest.mark.parametrize("background", [False, True])
+async def test_what_else_a_run_hook_changes_in_place_is_for_the_agent_alone(
+    *, background: bool
+) -> None:
+    def hook(asked: Any, **_: Any) -> Any:
+        asked.metadata["by"] = "hook"
+        asked.tools[0]["description"] = "by a hook"
+        return asked
+
+    async def agent(turn: Turn) -> AsyncIterator[AgentEvent]:
+        seen.append((turn.metadata, turn.tools[0]["description"]))
+        yield "ok"
+
+    seen: list[Any] = []
+    both = Instances(agent, run_hook=hook)
+    tool = {"type": "function", "name": "f", "description": "mine", "parameters": {}}
+    body = {"input": "hi", "metadata": {"a": "b"}, "tools": [tool], "background": background}
+    response = (await both.a.post("/v1/responses", body)).json
+    if background:
+        await both.working(both.b)
+
+    assert seen == [({"a": "b", "by": "hook"}, "by a hook")]
+    assert response["metadata"] == {"a": "b"}
+    assert response["tools"][0]["description"] == "mine"
+
+
+# Words for the client that are none
+
+
+@pytest.mark.parametrize("status", [200, 204, 99, 600, "x", None, True])
+@pytest.mark.parametrize("kind", OPTION)
+async def test_a_refusal_has_the_status_of_an_error(kind: HookKind, status: Any) -> None:
+    told = await whole(Agent(), **{OPTION[kind]: raises(RequestError("No.", status=status))})
+
+    assert "No." in told.body
+    assert told.http == (200 if kind == RESPONSE else 500)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", OPTION)
+@pytest.mark.parametrize("odd", [5, None, ["a"], {"a": 1}, object(), b"x"])
+async def test_a_refusal_that_is_no_text_is_told(kind: HookKind, odd: Any, mode: Mode) -> None:
+    error = RequestError(odd, code=odd, param=odd, status=403)
+    told = await mode(Agent(), **{OPTION[kind]: raises(error)})
+
+    http, status = TOLD_AS[kind][mode]
+    has_status = http == 500 and not (mode is compaction and kind == RESPONSE)
+    assert (told.http, told.status) == (403 if has_status else http, status)
+    assert "The request is not accepted." in told.body
+
+
 # The calls themselves
 
 
@@ -825,12 +1340,27 @@ async def test_history_that_a_run_hook_leaves_alone_is_not_looked_at() -> None:
 
 @pytest.mark.parametrize("apply", [asked, changed, answered, streamed])
 @pytest.mark.parametrize("make", [raises, raises_later])
-@pytest.mark.parametrize("error", [asyncio.CancelledError, KeyboardInterrupt, GeneratorExit])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, GeneratorExit])
 async def test_what_ends_more_than_a_turn_passes_through(
     apply: Any, make: Any, error: type[BaseException]
 ) -> None:
     with pytest.raises(error):
         await apply(make(error()))
+
+
+@pytest.mark.parametrize("apply", [asked, changed, answered, streamed])
+async def test_a_cancellation_of_the_task_passes_through(apply: Any) -> None:
+    async def hook(*_: Any, **__: Any) -> Any:
+        begun.set()
+        await asyncio.Event().wait()
+
+    begun = asyncio.Event()
+    task = asyncio.create_task(apply(hook))
+    await begun.wait()
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 @pytest.mark.parametrize("apply", [asked, changed, answered, streamed])

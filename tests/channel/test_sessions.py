@@ -4,10 +4,12 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 from typing import Any
 
 import pytest
 
+from channel import room
 from channel.agent import (
     AgentEvent,
     Finish,
@@ -19,7 +21,7 @@ from channel.agent import (
 )
 from channel.auth import FixedKeys, Principal
 from channel.chat.channel import ChatCompletionsChannel
-from channel.commands import RESET
+from channel.commands import HELP, RESET, ChannelCommand, ChannelCommandContext
 from channel.contract import ChannelRequest, ChannelSession
 from channel.host import AgentHost
 from channel.isolation import IsolationKeys
@@ -30,7 +32,8 @@ from channel.memory_runs import InMemoryRunStore
 from channel.memory_sessions import InMemorySessionStore
 from channel.ports import Job, StoreError
 from channel.responses.channel import ResponsesChannel
-from channel.responses.protocol.items import text_of
+from channel.responses.protocol.items import message, text_of
+from channel.sessions import Forgotten, Head
 from tests.channel.asgi import Wire, request
 from tests.channel.instances import HeldJobs
 from tests.channel.websocket import Socket
@@ -71,12 +74,12 @@ class Sessions(InMemorySessionStore):
         self.failing: dict[str, int] = {}
         self.is_dying = False
 
-    async def head(self, keys: IsolationKeys, session_key: str, /) -> str | None:
+    async def head(self, keys: IsolationKeys, session_key: str, /) -> Head:
         self._note("head")
         return await super().head(keys, session_key)
 
     async def move(
-        self, keys: IsolationKeys, session_key: str, response_id: str, /, *, after: str | None
+        self, keys: IsolationKeys, session_key: str, response_id: str, /, *, after: Head
     ) -> bool:
         self._note("move")
         return await super().move(keys, session_key, response_id, after=after)
@@ -164,7 +167,7 @@ class Service:
     async def work(self, job: Job) -> None:
         await self.host.jobs[job.kind](job.payload, None)
 
-    async def head(self) -> str | None:
+    async def head(self) -> Head:
         return await InMemorySessionStore.head(self.sessions, ANN, "chat")
 
     @property
@@ -484,6 +487,36 @@ async def test_a_turn_that_was_running_does_not_bring_back_what_was_reset() -> N
     assert service.history == []
 
 
+async def test_a_first_turn_that_was_running_does_not_bring_back_what_was_reset() -> None:
+    slow = Gate()
+    service = Service(acts={"slow": slow}, options={"commands": (RESET,)})
+    late = asyncio.create_task(service.ask("slow"))
+    await slow.has_begun.wait()
+    await service.ask("one")
+    await service.ask("/reset")
+    slow.may_end.set()
+    await late
+
+    await service.ask("two")
+
+    assert service.history == []
+
+
+async def test_a_chat_that_was_reset_before_its_first_turn_ended_starts_afresh() -> None:
+    slow = Gate()
+    service = Service(acts={"slow": slow})
+    late = asyncio.create_task(service.ask("slow"))
+    await slow.has_begun.wait()
+    assert not await service.host.reset_session(ANN, "chat")
+    slow.may_end.set()
+    await late
+
+    await service.ask("two")
+    assert service.history == []
+    await service.ask("three")
+    assert service.history == ["two", "ok"]
+
+
 async def test_forks_of_one_head_share_no_object() -> None:
     async def spoils(turn: Turn) -> AsyncIterator[AgentEvent]:
         for item in (*turn.history, *turn.input):
@@ -577,6 +610,107 @@ async def test_after_a_reset_a_chat_has_neither_history_nor_state() -> None:
     assert [text_of(item) for item in given.json["data"]] == ["two"]
     await service.ask("three")
     assert service.history == ["two", "ok"]
+
+
+class SlowReset(Gate):
+    """What an agent does that forgets everything, and takes its time."""
+
+    async def __call__(self, turn: Turn) -> AsyncIterator[AgentEvent]:
+        yield SessionReset()
+        async for event in super().__call__(turn):
+            yield event
+
+
+@pytest.mark.parametrize("background", [False, True])
+async def test_a_reset_counts_although_another_turn_has_moved_the_head_meanwhile(
+    background: bool,
+) -> None:
+    slow = SlowReset()
+    service = Service(acts={"forget": slow})
+    await service.ask("one")
+    if background:
+        await service.ask("forget", background=True)
+        job = service.jobs.held.pop(0)
+        late = asyncio.create_task(service.work(job))
+    else:
+        late = asyncio.create_task(service.ask("forget"))
+    await slow.has_begun.wait()
+    await service.ask("meanwhile")
+    slow.may_end.set()
+    await late
+
+    await service.ask("two")
+    assert service.history == []
+    if background:
+        await service.work(job)  # which comes twice, and forgets nothing new
+    await service.ask("three")
+    assert service.history == ["two", "ok"]
+
+
+async def test_a_turn_that_fails_forgets_nothing_that_was_said_meanwhile() -> None:
+    slow = SlowReset()
+
+    async def fails(turn: Turn) -> AsyncIterator[AgentEvent]:
+        async for event in slow(turn):
+            yield event
+        raise TurnError("no more")
+
+    service = Service(acts={"fail": fails})
+    late = asyncio.create_task(service.ask("fail"))
+    await slow.has_begun.wait()
+    await service.ask("meanwhile")
+    slow.may_end.set()
+    await late
+
+    await service.ask("two")
+    assert service.history == ["meanwhile", "ok"]
+
+
+@pytest.mark.parametrize("background", [False, True])
+async def test_a_command_that_resets_does_not_forget_what_began_after_it(background: bool) -> None:
+    has_reset, may_end = asyncio.Event(), asyncio.Event()
+
+    async def handle(context: ChannelCommandContext) -> None:
+        await context.reset_session()
+        has_reset.set()
+        await may_end.wait()
+
+    service = Service(options={"commands": (ChannelCommand("anew", "Start over.", handle),)})
+    await service.ask("one")
+    if background:
+        await service.ask("/anew", background=True)
+        late = asyncio.create_task(service.work(service.jobs.held.pop(0)))
+    else:
+        late = asyncio.create_task(service.ask("/anew"))
+    await has_reset.wait()
+    await service.ask("two")
+    may_end.set()
+    await late
+
+    await service.ask("three")
+
+    assert service.history == ["two", "ok"]
+
+
+async def test_a_command_after_a_named_response_resets_the_chat_that_has_moved_meanwhile() -> None:
+    has_begun, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def handle(context: ChannelCommandContext) -> None:
+        has_begun.set()
+        await may_go_on.wait()
+        await context.reset_session()
+
+    service = Service(options={"commands": (ChannelCommand("anew", "Start over.", handle),)})
+    one = await service.ask("one")
+    late = asyncio.create_task(service.ask("/anew", previous_response_id=one["id"]))
+    await has_begun.wait()
+    await service.ask("meanwhile")
+    may_go_on.set()
+    await late
+
+    await service.ask("two")
+
+    assert service.history == []
 
 
 @pytest.mark.parametrize("background", [False, True])
@@ -820,7 +954,7 @@ async def test_a_hook_that_takes_the_session_away_leaves_the_head_where_it_is(
 @pytest.mark.parametrize(
     ("mode", "chat", "expected"),
     [
-        (None, "chat", None),
+        (None, "chat", ChannelSession("chat")),
         ("disabled", "chat", None),
         ("auto", "chat", ChannelSession("chat")),
         ("auto", None, None),
@@ -881,6 +1015,22 @@ async def test_a_job_that_comes_again_moves_nothing_back() -> None:
     await service.work(job)
 
     assert await service.head() == three["id"]
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_a_job_that_comes_again_brings_back_nothing_that_was_reset(is_first: bool) -> None:
+    service = Service(options={"commands": (RESET,)})
+    if not is_first:
+        await service.ask("one")
+    await service.ask("two", background=True)
+    job = service.jobs.held.pop(0)
+    await service.work(job)
+    await service.ask("/reset")
+
+    await service.work(job)
+
+    await service.ask("three")
+    assert service.history == []
 
 
 @pytest.mark.parametrize("failures", [1, 2])
@@ -983,6 +1133,141 @@ async def test_a_connection_whose_head_is_gone_starts_afresh_and_knows_its_own_t
     assert service.history == ["two", "ok"]
 
 
+# A chat that is too large
+
+
+@dataclass
+class Full(Service):
+    """A service whose chat is too large to go on."""
+
+    async def fill(self) -> None:
+        size = room.MAX_HISTORY_BYTES // 3
+        while (await self.asking("x" * size).run(self.host.app)).status == HTTPStatus.OK:
+            pass
+        self.turns.clear()
+
+
+@pytest.fixture
+def _small_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "MAX_HISTORY_BYTES", 6000)
+
+
+async def never(_: ChannelCommandContext) -> None:
+    raise AssertionError
+
+
+OTHERS = ChannelCommand("reset", "Start over.", never, is_for=lambda _: False)
+
+
+@pytest.mark.usefixtures("_small_room")
+@pytest.mark.parametrize("body", [{}, {"stream": True}, {"background": True}, {"store": False}])
+async def test_a_chat_that_is_too_large_says_what_to_do(body: dict[str, Any]) -> None:
+    for commands, cure in (
+        ((), "begin another chat."),
+        ((OTHERS,), "begin another chat."),
+        ((RESET,), "begin another chat, or type /reset."),
+    ):
+        service = Full(options={"commands": commands})
+        await service.fill()
+        head = await service.head()
+
+        reply = await service.asking("hello", body=body).run(service.host.app)
+
+        assert (reply.status, reply.error_body["code"]) == (400, "context_length_exceeded")
+        said = f"The history of this chat is too large to be continued. Please {cure}"
+        assert (reply.error_body["message"], reply.error_body["param"]) == (said, None)
+        assert (service.turns, await service.head()) == ([], head)
+
+
+@pytest.mark.usefixtures("_small_room")
+@pytest.mark.parametrize("body", [{}, {"stream": True}, {"background": True}, {"store": False}])
+async def test_a_chat_that_is_too_large_can_be_reset(body: dict[str, Any]) -> None:
+    service = Full(options={"commands": (RESET,)})
+    await service.fill()
+
+    reply = await service.asking("/reset", body=body).run(service.host.app)
+    for job in service.jobs.held:
+        await service.work(job)
+
+    assert reply.status == HTTPStatus.OK
+    await service.ask("one")
+    await service.ask("two")
+    assert service.history == ["one", "ok"]
+
+
+@pytest.mark.usefixtures("_small_room")
+async def test_a_chat_that_is_too_large_can_be_reset_over_a_connection() -> None:
+    service = Full(options={"commands": (RESET,)})
+    await service.fill()
+    async with Socket(service.host.app, key="key-agency", headers=NAMED) as socket:
+        assert (await socket.turn())["error"]["code"] == "context_length_exceeded"
+        await socket.response(input="/reset")
+        await socket.response(input="one")
+
+    assert service.history == []
+
+
+@pytest.mark.usefixtures("_small_room")
+async def test_a_command_in_a_chat_that_is_too_large_leaves_it_as_it_is() -> None:
+    service = Full(options={"commands": (RESET, HELP)})
+    await service.fill()
+    head = await service.head()
+
+    said = await service.ask("/help")
+
+    assert "/reset" in text_of(said["output"][0])
+    assert (said["previous_response_id"], await service.head()) == (None, head)
+
+
+@pytest.mark.usefixtures("_small_room")
+@pytest.mark.parametrize(
+    ("text", "commands", "body"),
+    [
+        ("/reset", (OTHERS,), {}),
+        ("/reset", (), {}),
+        ("/other", (RESET,), {}),
+        ("/reset", (RESET,), {"text": {"format": {"type": "json_object"}}}),
+    ],
+)
+async def test_what_is_no_command_of_the_callers_does_not_lose_its_history(
+    text: str, commands: tuple[ChannelCommand, ...], body: dict[str, Any]
+) -> None:
+    service = Full(options={"commands": commands, "allowed_options": {"text"}})
+    await service.fill()
+
+    reply = await service.asking(text, body=body).run(service.host.app)
+
+    assert (reply.status, reply.error_body["code"]) == (400, "context_length_exceeded")
+    assert service.turns == []
+
+
+@pytest.mark.usefixtures("_small_room")
+async def test_what_a_hook_makes_a_message_of_does_not_lose_its_history() -> None:
+    async def hook(asked: ChannelRequest, **_: Any) -> ChannelRequest:
+        if text_of(asked.input[-1]) != "/reset":
+            return asked
+        return replace(asked, input=[message("user", "reset")])
+
+    service = Full(options={"commands": (RESET,), "run_hook": hook})
+    await service.fill()
+
+    reply = await service.asking("/reset").run(service.host.app)
+
+    assert (reply.status, reply.error_body["code"]) == (400, "context_length_exceeded")
+    assert service.turns == []
+
+
+@pytest.mark.usefixtures("_small_room")
+async def test_a_named_response_whose_history_is_too_large_is_refused_as_such() -> None:
+    service = Full(options={"commands": (RESET,)})
+    await service.fill()
+    body = {"previous_response_id": await service.head()}
+
+    for text in ("hello", "/reset"):
+        reply = await service.asking(text, body=body).run(service.host.app)
+        assert (reply.status, reply.error_body["param"]) == (400, "previous_response_id")
+
+
 # The storage fails
 
 
@@ -1034,7 +1319,43 @@ async def test_a_first_request_that_comes_again_brings_back_nothing_that_was_res
     await service.host.reset_session(ANN, "chat")
     await service.asking("one", **again).run(service.host.app)
 
-    assert await service.head() is None
+    assert isinstance(await service.head(), Forgotten)
+
+
+@pytest.mark.parametrize("background", [False, True])
+async def test_a_first_request_that_comes_again_makes_up_for_a_move_that_failed(
+    background: bool,
+) -> None:
+    service = Service()
+    again: dict[str, Any] = {"idempotency_key": "k", "body": {"background": background}}
+    service.sessions.failing["move"] = 2
+    await service.asking("one", **again).run(service.host.app)
+    if background:
+        with pytest.raises(StoreError):
+            await service.work(service.jobs.held.pop(0))
+
+    replayed = await service.asking("one", **again).run(service.host.app)
+    if not background:  # which has tried once
+        assert replayed.status == 503
+        replayed = await service.asking("one", **again).run(service.host.app)
+
+    assert (replayed.status, await service.head()) == (200, replayed.json["id"])
+
+
+@pytest.mark.parametrize("change", [{"session": None}, {"session_mode": "disabled"}])
+async def test_a_request_without_its_session_moves_nothing_when_it_comes_again_either(
+    change: dict[str, Any],
+) -> None:
+    async def hook(asked: ChannelRequest, **_: Any) -> ChannelRequest:
+        is_aside = text_of(asked.input[-1]) == "aside"
+        return replace(asked, **change) if is_aside else asked
+
+    service = Service(options={"run_hook": hook})
+    one = await service.ask("one")
+    for _ in range(2):
+        await service.ask("aside", {"idempotency_key": "k"})
+
+    assert await service.head() == one["id"]
 
 
 # The bounded memory

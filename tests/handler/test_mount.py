@@ -13,6 +13,11 @@ from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from channel.agent import Turn
+from channel.auth import FixedKeys, Principal
+from channel.contract import ChannelCommand, ChannelCommandContext
+from channel.host import AgentHost
+from channel.responses.channel import ResponsesChannel
 from handler.mount import LambdaHandler
 from tests.handler.events import DOORS, Context, function_url
 
@@ -52,6 +57,35 @@ def test_a_json_request_is_answered_as_text_through_every_door(door: Door) -> No
 
     assert (answer["statusCode"], answer["isBase64Encoded"]) == (200, False)
     assert json.loads(answer["body"]) == {"body": body.decode(), "key": "k", "query": "limit=2"}
+
+
+def test_a_command_that_replies_as_it_is_cancelled_ends_within_its_invocation() -> None:
+    async def handle(context: ChannelCommandContext) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await context.reply("stopped")
+
+    class ShortContext(Context):
+        def get_remaining_time_in_millis(self) -> int:
+            return 1_000
+
+    async def agent(_turn: Turn) -> AsyncIterator[str]:
+        yield "ok"
+
+    commands = [ChannelCommand("do", "Wait.", handle)]
+    channel = ResponsesChannel(commands=commands, first_event_grace_s=0.01)
+    app = AgentHost(
+        agent, channels=[channel], authenticator=FixedKeys({"key": Principal("alpha")})
+    ).app
+    headers = {"authorization": "Bearer key", "content-type": "application/json"}
+    with mounted(app) as handler:
+        answer = handler(
+            function_url("POST", "/v1/responses", headers, b'{"input": "/do"}'), ShortContext()
+        )
+
+    assert answer["statusCode"] == 504
+    assert "stopped" not in answer["body"]
 
 
 @pytest.mark.parametrize("door", DOORS)

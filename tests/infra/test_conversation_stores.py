@@ -1,10 +1,12 @@
 """The contract of `ConversationStore`, held against every store: memory, and DynamoDB on two engines."""
 
 import asyncio
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+from msgspec.structs import replace
 
 from channel import room
 from channel.conversations import (
@@ -29,6 +31,8 @@ from channel.ports import (
 from channel.responses.protocol import ids
 from channel.responses.protocol.items import Item, message, text_of
 from channel.responses.protocol.response import Status
+from infra.dynamodb import keys
+from infra.dynamodb.client import Table
 from infra.dynamodb.conversations import DynamoDBConversationStore
 from infra.dynamodb.store import MONTH_S, DynamoDBResponseStore
 from tests.infra import engines
@@ -470,6 +474,113 @@ async def test_a_deleted_response_leaves_its_items_in_the_conversation(
     for item in (await page(stores, ann, name)).items[1:]:
         await stores.conversations.delete_item(ann, name, item["id"])
     assert await listed(stores, ann, name) == ["one"]
+
+
+async def reset(stores: Stores, keys: IsolationKeys, name: str, text: str = "reset") -> str:
+    """Add a turn that resets to a conversation, and return the id of its response."""
+    branch = await enter(stores, keys, name)
+    kept = turn(branch, text, question=f"{text}?", previous_response_id=None)
+    await stores.responses.save(keys, branch, replace(kept, resets=True))
+    await stores.conversations.leave(keys, name, "me")
+    return kept.response.id
+
+
+async def delete_items(
+    stores: Stores, keys: IsolationKeys, name: str, between: slice = slice(None)
+) -> None:
+    for item in (await page(stores, keys, name)).items[between]:
+        assert await stores.conversations.delete_item(keys, name, item["id"]) is not None
+
+
+def after_reset(turns: Sequence[StoredTurn] | None) -> list[str]:
+    """Return the texts behind the newest of the turns that resets; one of them must."""
+    assert turns is not None
+    newest = max(number for number, each in enumerate(turns) if each.resets)
+    return texts_of(Branch("", tuple(turns[newest:])))
+
+
+DELETIONS: dict[str, list[str]] = {
+    "the items of an unstored turn": ["items"],
+    "the response": ["response"],
+    "the items": ["items"],
+    "the items, then the response": ["items", "response"],
+    "the response, then the items": ["response", "items"],
+    "the response twice": ["response", "items", "response"],
+}
+
+
+@pytest.mark.parametrize(("case", "deletions"), DELETIONS.items(), ids=DELETIONS)
+async def test_a_reset_counts_although_what_was_said_with_it_is_deleted(
+    stores: Stores, clock: MovableClock, ann: IsolationKeys, case: str, deletions: list[str]
+) -> None:
+    name = await begin(stores, ann, "secret")
+    response_id = await reset(stores, ann, name, noise(330_000))
+    if "unstored" in case:
+        await stores.responses.delete(ann, response_id)
+    later = await say(stores, ann, name, "two")
+    last = await add_response(stores.responses, ann, later, "fork", question="fork?")
+
+    for what in deletions:
+        if what == "items":
+            await delete_items(stores, ann, name, slice(1, 3))
+        else:
+            await stores.responses.delete(ann, response_id)
+
+    branch = await enter(stores, ann, name)
+    await stores.conversations.leave(ann, name, "me")
+    assert after_reset(branch.turns)[-2:] == ["two?", "two"]
+    assert "secret" not in after_reset(branch.turns)
+    assert after_reset(await stores.conversations.turns(ann, name))[-2:] == ["two?", "two"]
+    assert "secret" not in after_reset(await stores.responses.turns(ann, later))
+    if deletions == ["response"]:
+        return
+    assert await listed(stores, ann, name) == ["secret", "two?", "two"]
+    await stores.conversations.delete(ann, name)
+    for _ in range(3):
+        clock.now += MONTH_S * 0.6
+        last = await add_response(stores.responses, ann, last, "on", question="on?")
+    turns = await stores.responses.turns(ann, last)
+    assert after_reset(turns) == ["two?", "two", "fork?", "fork", *["on?", "on"] * 3]
+
+
+async def test_what_was_said_with_a_reset_is_erased_as_it_would_be_without(
+    moto_client: Any, clock: MovableClock, ann: IsolationKeys
+) -> None:
+    secret = own_secret()
+    stores = Stores(
+        DynamoDBConversationStore(moto_client, engines.TABLE, secret=secret, clock=clock),
+        DynamoDBResponseStore(moto_client, engines.TABLE, secret=secret, clock=clock),
+    )
+    name = await begin(stores, ann)
+    response_id = await reset(stores, ann, name, noise(330_000))
+    await delete_items(stores, ann, name)
+    await stores.responses.delete(ann, response_id)
+
+    tenant = keys.tenant_tag(await secret(), ann)
+    partition = keys.conversation_partition(tenant, name.removeprefix("conv_"))
+    left = await Table(moto_client, engines.TABLE).query(partition, is_strong=True)
+
+    entries = [row for row in left if row["sk"]["S"] != keys.META_ROW]
+    assert len(entries) == 1
+    assert (entries[0]["st"], entries[0]["res"]) == ({"S": "D"}, {"BOOL": True})
+    assert "d" not in entries[0]
+
+
+async def test_a_reset_of_a_turn_that_came_to_nothing_is_none(
+    stores: Stores, ann: IsolationKeys
+) -> None:
+    name = await begin(stores, ann, "one")
+    branch = await enter(stores, ann, name)
+    failed = turn(branch, "two", status=Status.FAILED, previous_response_id=None)
+    await stores.responses.save(ann, branch, replace(failed, resets=True))
+    await stores.conversations.leave(ann, name, "me")
+    await stores.responses.delete(ann, failed.response.id)
+
+    turns = await stores.conversations.turns(ann, name)
+
+    assert turns is not None
+    assert not any(each.resets for each in turns)
+    assert await remembered(stores, ann, name) == ["one"]
 
 
 async def test_a_deleted_item_stays_in_its_response(stores: Stores, ann: IsolationKeys) -> None:
@@ -1004,6 +1115,27 @@ async def test_a_conversation_that_is_too_large_cannot_be_gone_on_with_and_is_le
     assert await stores.responses.branch(ann, last) is not None
     assert await stores.conversations.delete(ann, name) is True
     assert await stores.conversations.turns(ann, name) is None
+
+
+@pytest.mark.usefixtures("small_room")
+async def test_what_was_said_before_a_reset_takes_no_room(
+    stores: Stores, ann: IsolationKeys
+) -> None:
+    name = await begin(stores, ann, LARGE)
+    await stores.conversations.add(ann, name, [user(LARGE)])
+    await reset(stores, ann, name)
+    await stores.conversations.add(ann, name, [user(LARGE)])
+
+    last = await say(stores, ann, name, "two")
+    fork = await add_response(stores.responses, ann, last, LARGE)
+
+    assert await remembered(stores, ann, name) == ["reset?", "reset", LARGE, "two?", "two"]
+    branch = await stores.responses.branch(ann, fork)
+    assert branch is not None
+    assert after_reset(branch.turns)[-1] == LARGE
+    assert after_reset(await stores.responses.turns(ann, last))[-2:] == ["two?", "two"]
+    with pytest.raises(HistoryTooLargeError):  # which shows all of it
+        await stores.conversations.turns(ann, name)
 
 
 @pytest.mark.usefixtures("small_room")

@@ -12,6 +12,7 @@ from channel.isolation import IsolationKeys
 from channel.memory_idempotency import InMemoryIdempotencyStore
 from channel.ports import StoreError
 from channel.responses.idempotency import Claim, Entry, IdempotencyStore, Verdict
+from channel.sessions import BeganAt, Forgotten, Head
 from infra.dynamodb import keys
 from infra.dynamodb.client import Client, Table
 from infra.dynamodb.idempotency import DynamoDBIdempotencyStore
@@ -163,6 +164,26 @@ async def test_a_noted_claim_can_be_finished_and_is_not_released_any_more_then(
     await store.release(ann, KEY, "one")
 
     assert await store.claim(ann, KEY, entry("two")) == Claim(Verdict.REPLAY, RESPONSE_ID)
+
+
+@pytest.mark.parametrize("head", [None, RESPONSE_ID, Forgotten("0123456789abcdef")])
+async def test_where_in_a_session_a_turn_began_is_kept_with_its_claim_and_its_result(
+    store: IdempotencyStore,
+    clock: MovableClock,
+    ann: IsolationKeys,
+    entry: MakeEntry,
+    head: Head,
+) -> None:
+    claim = entry("one", lasting_s=60)
+    await store.claim(ann, KEY, claim)
+    await store.note(ann, KEY, replace(noted(claim), began_at=BeganAt(head)))
+    clock.now += 61
+    ran_out = await store.claim(ann, KEY, entry("two"))
+    await store.finish(ann, KEY, "one", RESPONSE_ID, clock.now + 1000)
+
+    assert ran_out == Claim(Verdict.RAN_OUT, RESPONSE_ID, "one", BeganAt(head))
+    replay = Claim(Verdict.REPLAY, RESPONSE_ID, began_at=BeganAt(head))
+    assert await store.claim(ann, KEY, entry("three")) == replay
 
 
 async def test_a_noted_claim_can_be_released(

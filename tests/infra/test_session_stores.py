@@ -11,19 +11,22 @@ import pytest
 from msgspec.structs import replace
 
 from channel.agent import AgentEvent, SessionReset, Turn
+from channel.commands import RESET
 from channel.host import AgentHost
 from channel.isolation import IsolationKeys
 from channel.memory import InMemoryResponseStore
+from channel.memory_runs import InMemoryRunStore
 from channel.memory_sessions import InMemorySessionStore
 from channel.ports import ResponseStore, StoredTurn, StoreError
 from channel.responses.channel import ResponsesChannel
 from channel.responses.protocol.items import text_of
-from channel.sessions import SessionStore
+from channel.sessions import Forgotten, SessionStore
 from infra.dynamodb import keys
 from infra.dynamodb.client import Table
 from infra.dynamodb.sessions import DynamoDBSessionStore
 from infra.dynamodb.store import DynamoDBResponseStore
 from tests.channel.asgi import KEYS, Wire, request
+from tests.channel.instances import HeldJobs
 from tests.e2e.faulty import require_no_leak
 from tests.infra import engines
 from tests.infra.conftest import MovableClock
@@ -96,10 +99,57 @@ async def test_a_forgotten_session_has_no_head_and_can_be_begun_again(
 
     assert [await store.forget(ann, CHAT) for _ in range(2)] == [True, False]
 
-    assert await store.head(ann, CHAT) is None
+    forgotten = await store.head(ann, CHAT)
+    assert isinstance(forgotten, Forgotten)
     assert not await store.move(ann, CHAT, B, after=A)
-    assert await store.move(ann, CHAT, B, after=None)
+    assert await store.move(ann, CHAT, B, after=forgotten)
     assert await store.head(ann, CHAT) == B
+
+
+@pytest.mark.parametrize("after", [None, A])
+async def test_what_began_before_a_session_was_forgotten_does_not_move_it(
+    store: SessionStore, ann: IsolationKeys, after: str | None
+) -> None:
+    if after:
+        await store.move(ann, CHAT, after, after=None)
+    before = await store.head(ann, CHAT)
+    await store.move(ann, CHAT, B, after=before)
+
+    await store.forget(ann, CHAT)
+
+    assert not await store.move(ann, CHAT, B, after=before)
+    assert not await store.move(ann, CHAT, C, after=before)
+    assert isinstance(await store.head(ann, CHAT), Forgotten)
+
+
+async def test_each_time_that_a_session_is_forgotten_is_another(
+    store: SessionStore, ann: IsolationKeys
+) -> None:
+    assert not await store.forget(ann, CHAT)
+    first = await store.head(ann, CHAT)
+    assert not await store.move(ann, CHAT, A, after=None)
+    await store.forget(ann, CHAT)
+    second = await store.head(ann, CHAT)
+
+    assert first != second
+    assert not await store.move(ann, CHAT, A, after=first)
+    assert [await store.move(ann, CHAT, A, after=second) for _ in range(2)] == [True, True]
+    assert await store.head(ann, CHAT) == A
+
+
+async def test_that_a_session_was_forgotten_is_known_as_long_as_a_head_is(
+    store: SessionStore, clock: MovableClock, ann: IsolationKeys
+) -> None:
+    await store.forget(ann, CHAT)
+    forgotten = await store.head(ann, CHAT)
+    clock.now += RETENTION_S
+    assert await store.head(ann, CHAT) == forgotten
+
+    clock.now += 1
+
+    assert await store.head(ann, CHAT) is None
+    assert not await store.move(ann, CHAT, A, after=forgotten)
+    assert await store.move(ann, CHAT, A, after=None)
 
 
 async def test_a_head_is_kept_until_its_time_is_over_and_each_move_renews_that(
@@ -127,10 +177,18 @@ async def test_an_expired_head_is_as_good_as_none(
     await store.move(ann, CHAT, B, after=None)
     clock.now += RETENTION_S + 1
 
-    assert not await store.forget(ann, CHAT)
     assert not await store.move(ann, CHAT, A, after=B)
     assert await store.move(ann, CHAT, response_id, after=None)
     assert await store.head(ann, CHAT) == response_id
+
+
+async def test_an_expired_head_is_not_forgotten(
+    store: SessionStore, clock: MovableClock, ann: IsolationKeys
+) -> None:
+    await store.move(ann, CHAT, A, after=None)
+    clock.now += RETENTION_S + 1
+
+    assert not await store.forget(ann, CHAT)
 
 
 @pytest.mark.parametrize("key", ["", "#", "ä\udc80/\x00", "x" * 10_000])
@@ -153,9 +211,10 @@ async def test_a_session_is_its_tenants_own(
     await store.move(ann, CHAT, A, after=None)
 
     assert await store.head(other, CHAT) is None
-    assert not await store.forget(other, CHAT)
     assert not await store.move(other, CHAT, B, after=A)
     assert await store.move(other, CHAT, B, after=None)
+    assert await store.head(ann, CHAT) == A
+    await store.forget(other, CHAT)
     assert await store.head(ann, CHAT) == A
 
 
@@ -226,7 +285,9 @@ async def test_what_a_session_costs(
     await store.move(ann, CHAT, B, after=A)
     assert meter.take() == {"PutItem": [1.0]}
     await store.forget(ann, CHAT)
-    assert meter.take() == {"DeleteItem": [1.0]}
+    assert meter.take() == {"PutItem": [1.0]}
+    await store.head(ann, CHAT)
+    assert meter.take() == {"GetItem": [1.0]}
 
 
 async def test_two_processes_see_one_head(
@@ -294,7 +355,7 @@ async def test_a_call_that_fails_is_an_error_and_may_be_repeated(
         await fragile.forget(ann, CHAT)
     await healthy.forget(ann, CHAT)
 
-    assert await healthy.head(ann, CHAT) is None
+    assert isinstance(await healthy.head(ann, CHAT), Forgotten)
 
 
 # Turns that reset
@@ -353,12 +414,16 @@ class Site:
 
     def app(self, client: Any) -> Any:
         """Return the app of a new process."""
+        return self.host(client).app
+
+    def host(self, client: Any, **options: Any) -> AgentHost:
+        """Return the host of a new process."""
         at: dict[str, Any] = {"client": client, "table": engines.TABLE, "clock": self.clock}
         store = DynamoDBResponseStore(**at, secret=self.secret)
         sessions = DynamoDBSessionStore(**at, secret=self.secret)
-        channel = ResponsesChannel(store=store, keepalive_s=0, clock=self.clock)
+        channel = ResponsesChannel(store=store, keepalive_s=0, clock=self.clock, **options)
         hosting: dict[str, Any] = {"channels": [channel], "authenticator": KEYS}
-        return AgentHost(self.agent, **hosting, sessions=sessions).app
+        return AgentHost(self.agent, **hosting, sessions=sessions)
 
     @property
     def history(self) -> list[str]:
@@ -388,6 +453,31 @@ async def test_two_instances_go_on_with_one_chat(
     assert site.history == []
     await asking("five").run(other)
     assert site.history == ["four", "ok"]
+
+
+@pytest.mark.parametrize("has_reset_before", [False, True])
+@pytest.mark.parametrize("engine", ["moto", "dynalite"])
+async def test_a_job_of_a_first_turn_that_comes_twice_brings_back_nothing_that_was_reset(
+    request: pytest.FixtureRequest, engine: str, clock: MovableClock, has_reset_before: bool
+) -> None:
+    client = request.getfixturevalue(f"{engine}_client")
+    site, jobs = Site(clock), HeldJobs()
+    runs = InMemoryRunStore(clock=clock)
+    host = site.host(client, jobs=jobs, runs=runs, commands=(RESET,))
+    if has_reset_before:
+        await asking("/reset").run(host.app)
+    await asking("one", background=True).run(host.app)
+    job = jobs.held.pop()
+    await host.jobs[job.kind](job.payload, None)
+    await asking("/reset").run(host.app)
+
+    await host.jobs[job.kind](job.payload, None)
+
+    assert len(site.ran) == 1
+    await asking("two").run(host.app)
+    assert site.history == []
+    await asking("three").run(host.app)
+    assert site.history == ["two", "ok"]
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["JSON", "SSE"])

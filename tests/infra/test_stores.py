@@ -851,3 +851,30 @@ async def test_a_history_is_gone_on_with_up_to_its_bound_and_refused_beyond_it(
     assert await store.reopen(ann, waiting, with_history=False) is not None
     assert await store.get(ann, last) is not None
     assert await store.branch(BOB, last) is None
+
+
+@pytest.mark.parametrize("size", [4_000, 400_000])
+async def test_what_was_said_before_a_reset_takes_no_room(
+    store: ResponseStore, ann: IsolationKeys, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(room, "MAX_HISTORY_BYTES", 3 * size + 5_000)
+    made: list[str] = []
+    for number in range(6):
+        place = await store.branch(ann, made[-1] if made else None)
+        assert place is not None
+        kept = replace(turn(place, f"{number}" * size), resets=number in (2, 4))
+        await store.save(ann, place, kept)
+        made.append(kept.response.id)
+    waiting = await add(store, ann, made[-1], status=Status.QUEUED)
+
+    branch, opened = await store.branch(ann, made[-1]), await store.reopen(ann, waiting)
+
+    assert branch is not None
+    assert opened is not None
+    for turns in (branch.turns, opened[1].turns, await store.turns(ann, made[-1])):
+        assert [(answer(each)[0], each.resets) for each in turns or ()] == [
+            ("4", True),
+            ("5", False),
+        ]
+    given = await store.turns(ann, made[4]) or ()  # what a turn that resets was given itself
+    assert [answer(each)[0] for each in given] == ["2", "3", "4"]

@@ -262,10 +262,11 @@ class BackgroundTurns:
         )
         await self._operations.hand_over(asked, named.delivery.route, response)
 
-    async def _move(self, named: _Named, response: Response) -> None:
+    async def _move(self, named: _Named, response: Response, *, resets: bool = False) -> None:
         """Make the turn the head of its session, if it has one; a second time changes nothing."""
-        if named.session is not None and self._operations.sessions is not None:
-            await self._operations.sessions.advance(named.keys, named.session, response)
+        sessions = self._operations.sessions
+        if named.session is not None and sessions is not None:
+            await sessions.advance(named.keys, named.session, response, resets=resets)
 
     async def tell(self, payload: dict[str, Any], deadline: Deadline | None) -> None:
         """Tell of a turn that was not ended by its worker, as a job asks for."""
@@ -460,7 +461,7 @@ class BackgroundTurns:
 class _Moving:
     """Moves the head of a turn's session before its end is told, or after that where it fails then."""
 
-    def __init__(self, move: Callable[[Response], Awaitable[None]], turn: TurnRun) -> None:
+    def __init__(self, move: Callable[..., Awaitable[None]], turn: TurnRun) -> None:
         self._move = move
         self._turn = turn
         self._has_failed = False
@@ -469,7 +470,7 @@ class _Moving:
         if not self._turn.is_kept or self._turn.is_superseded:
             return
         try:
-            await self._move(self._turn.response)
+            await self._move(self._turn.response, resets=self._turn.resets)
         except StoreError as error:  # the turn is stored, and is told as what it is
             log_fault(_LOG, "head of a session not moved", error)
             self._has_failed = True
@@ -477,7 +478,7 @@ class _Moving:
     async def make_up(self) -> None:
         """Try again what has failed; raises `StoreError`."""
         if self._has_failed:
-            await self._move(self._turn.response)
+            await self._move(self._turn.response, resets=self._turn.resets)
 
 
 def _job(prepared: Prepared, identifier: str) -> dict[str, Any]:

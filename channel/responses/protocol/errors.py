@@ -18,7 +18,7 @@ TYPE_BY_STATUS: Final = {
 class RequestError(Exception):
     """A request that cannot be served, by the client's fault: a 4xx with `param`.
 
-    The message is shown to the client as it is.
+    The message is shown to the client as it is. A status that is none of an error is 500.
     """
 
     def __init__(
@@ -31,11 +31,22 @@ class RequestError(Exception):
         headers: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         super().__init__(message)
-        self.message = message
-        self.param = param
-        self.code = code
-        self.status = status
+        # Hooks and commands raise it, too: what tells of a failure must not fail itself.
+        self.message = sayable(message) or "The request is not accepted."
+        self.param = sayable(param)
+        self.code = sayable(code)
+        self.status = error_status(status)
         self.headers = headers
+
+
+def sayable(text: object) -> str | None:
+    """Return text that can go onto the wire, or None of what is no text."""
+    return text.encode(errors="replace").decode() if isinstance(text, str) else None
+
+
+def error_status(status: object) -> int:
+    """Return an HTTP status from 400 to 599; anything else is 500."""
+    return status if isinstance(status, int) and 400 <= status <= 599 else 500  # noqa: PLR2004 - HTTP's
 
 
 def error_type(status: int) -> str:

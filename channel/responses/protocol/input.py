@@ -1,6 +1,6 @@
 """Input items: from what clients send to one normal form, with ids, references and calls resolved."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal
@@ -129,9 +129,21 @@ def with_ids(items: Iterable[Item], body: str, taken: set[str]) -> list[Item]:
 
 def require_paired_calls(history: Sequence[Item], given: Sequence[Item]) -> None:
     """Refuse an output without its call, and a call that is left without an output (400, `input`)."""
-    pending: dict[str, None] = {}  # a dict keeps the order, so that the first one is named
+    pending, stray = unpaired_calls(chain(history, given))
+    for call_id in stray:
+        msg = f"No tool call found for function call output with call_id {call_id}."
+        raise RequestError(msg, param="input")
+    for call_id in pending:
+        msg = f"No tool output found for function call {call_id}."
+        raise RequestError(msg, param="input")
+
+
+def unpaired_calls(items: Iterable[Item]) -> tuple[Collection[str], Collection[str]]:
+    """Return the ids of calls without an output, and of outputs without a call before them, in order."""
+    pending: dict[str, None] = {}
+    stray: dict[str, None] = {}
     answered: set[str] = set()
-    for item in chain(history, given):
+    for item in items:
         call_id = item.get("call_id")
         if not isinstance(call_id, str):
             continue
@@ -139,13 +151,10 @@ def require_paired_calls(history: Sequence[Item], given: Sequence[Item]) -> None
             pending[call_id] = None
         elif item["type"] == "function_call_output":
             if call_id not in pending and call_id not in answered:
-                msg = f"No tool call found for function call output with call_id {call_id}."
-                raise RequestError(msg, param="input")
+                stray[call_id] = None
             pending.pop(call_id, None)
             answered.add(call_id)
-    for call_id in pending:
-        msg = f"No tool output found for function call {call_id}."
-        raise RequestError(msg, param="input")
+    return pending.keys(), stray.keys()
 
 
 def _item(given: dict[str, Any], where: str) -> Item:
