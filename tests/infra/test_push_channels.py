@@ -16,6 +16,7 @@ from botocore.exceptions import ClientError, ConnectTimeoutError, NoCredentialsE
 from openai import InvalidWebhookSignatureError, OpenAI
 
 from channel.auth import Caller, Principal
+from channel.delivering import may_link
 from channel.delivery import (
     ChannelPush,
     Delivery,
@@ -524,7 +525,7 @@ async def test_any_label_may_be_linked_that_can_be_a_native_id(make: Make) -> No
 
     assert isinstance(push, LinkableChannel)
     given = ("desk-7", "Büro 7", "", "a\nb", "x" * 513)
-    found = [await push.may_link(EVE, each) for each in given]
+    found = [await may_link(push, EVE, each) for each in given]
     assert found == [True, True, False, False, False]
 
 
