@@ -153,7 +153,7 @@ class Deliveries:
         is_named = target.kind is ResponseTargetKind.CHANNELS
         for destination in _asked(target, origin):
             is_known = not is_named or destination.channel in self.names
-            if not is_known or not await settled(authorize(caller, destination)):
+            if not is_known or await settled(authorize(caller, destination)) is not True:
                 raise _unknown(destination)
         return target
 
@@ -198,7 +198,7 @@ class Deliveries:
             can_push=self._pushes.__contains__,
         )
         for token in decided.skipped:
-            _LOG.warning("delivery skipped", extra={"channel": token.partition(":")[0]})
+            _LOG.warning("delivery to channel %s skipped", token.partition(":")[0])
         return OpenDelivery(self, request, decided)
 
     def reopened(self, request: ChannelRequest, decided: Route) -> "OpenDelivery":

@@ -155,7 +155,7 @@ class UndeliveredStore(Protocol):
 
 
 TargetAuthorizer: TypeAlias = Callable[[Caller, Destination], bool | Awaitable[bool]]
-"""Returns whether a caller may have a reply sent to a destination of their choice.
+"""Returns whether a caller may have a reply sent to a destination of their choice; all but True is no.
 
 `active` and `all_linked`, which stand for the caller's own identities, are asked for by their names.
 """

@@ -1,6 +1,5 @@
 """`TurnDelivery`: one turn's reply on its way to its target, and what its originator sees meanwhile."""
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -26,7 +25,6 @@ _ASKS: Final = frozenset(
     }
 )
 """Items that ask their client for something: only the originator can answer."""
-_LOG: Final = logging.getLogger(__name__)
 
 
 class TurnDelivery:
@@ -80,10 +78,6 @@ class TurnDelivery:
         report = await opened.deliver(
             response.id, status=str(response.status), text=text, left_s=left_s
         )
-        if report.skipped or report.failed:
-            facts = {"pushed": len(report.pushed), "skipped": len(report.skipped)}
-            facts["failed"] = len(report.failed)
-            _LOG.warning("reply not delivered everywhere", extra=facts)
         self.withhold(stream, acknowledgement(report))
 
     def withhold(self, stream: ResponseStream, text: str = "") -> None:
