@@ -36,6 +36,9 @@ STATE: Final = "state"
 COMMAND_NAME: Final = "[a-z][a-z0-9_-]{0,31}"
 """What names a command, as a regular expression."""
 
+CALLERS_TARGET: Final = "callers_target"
+"""The attribute of a `ChannelRequest` whose `response_target` is what its caller has asked for."""
+
 SessionMode: TypeAlias = Literal["auto", "required", "disabled"]
 """Whether a request uses a session where there is one, must have one (409), or has none."""
 

@@ -78,7 +78,7 @@ class Deadline(Struct, frozen=True):
 
     def delivery_until(self, now: float) -> float:
         """Return when a delivery that begins now is given up: there must be time to tell the end."""
-        return max(self.ends_at + 0.6 * self.margin_s, now)
+        return max(self.ends_at + 0.6 * self.margin_s, now + 0.05 * self.margin_s)
 
     def delivery_s(self, now: float) -> float:
         """Return the seconds that a destination has from now on; none where the turn is late."""

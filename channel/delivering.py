@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from channel.auth import Caller
-from channel.contract import ChannelRequest, settled
+from channel.contract import CALLERS_TARGET, ChannelRequest, settled
 from channel.deadline import Deadline
 from channel.delivery import (
     NOTHING_LINKED,
@@ -33,7 +33,7 @@ from channel.delivery import (
     route,
     token_of,
 )
-from channel.faults import log_fault
+from channel.faults import HookError, hook_name, log_fault
 from channel.jobs import JobHandler, TaskJobs
 from channel.ports import Clock, Job, Jobs, StoreError
 from channel.responses.protocol.errors import RequestError
@@ -153,7 +153,7 @@ class Deliveries:
         is_named = target.kind is ResponseTargetKind.CHANNELS
         for destination in _asked(target, origin):
             is_known = not is_named or destination.channel in self.names
-            if not is_known or await settled(authorize(caller, destination)) is not True:
+            if not is_known or not await _allowed(authorize, caller, destination):
                 raise _unknown(destination)
         return target
 
@@ -196,6 +196,7 @@ class Deliveries:
             origin=request.channel,
             linked=linked,
             can_push=self._pushes.__contains__,
+            is_callers=bool(request.attributes.get(CALLERS_TARGET)),
         )
         for token in decided.skipped:
             _LOG.warning("delivery to channel %s skipped", token.partition(":")[0])
@@ -427,7 +428,16 @@ def _asked(target: ResponseTarget, origin: str) -> Sequence[Destination]:
 
 async def may_link(channel: LinkableChannel, caller: Caller, native_id: str) -> bool:
     """Return whether a channel lets a caller name an identity; anything but True does not."""
-    return await settled(channel.may_link(caller, native_id)) is True
+    return await _allowed(channel.may_link, caller, native_id)
+
+
+async def _allowed(callback: Callable[..., Any], *given: Any) -> bool:
+    """Return whether an owner's callback says True; what it raises ends nobody's process."""
+    try:
+        return await settled(callback(*given)) is True
+    except SystemExit as error:
+        msg = f"{hook_name(callback)} raised SystemExit"
+        raise HookError(msg) from error
 
 
 def _summary(error: BaseException) -> str:

@@ -4,7 +4,7 @@ Who is linked is known by the isolation keys of the caller, and so is all that a
 name of another tenant's is unknown here.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from types import MappingProxyType
 from typing import Final, Protocol, TypeAlias, runtime_checkable
@@ -167,6 +167,8 @@ class Route(Struct, frozen=True):
     include_originating: bool
     pushes: tuple[ChannelIdentity, ...] = ()
     skipped: tuple[str, ...] = ()
+    untold: tuple[str, ...] = ()
+    """Tokens that neither the caller has named nor are linked to: they read the channel's name alone."""
 
 
 def token_of(identity: ChannelIdentity) -> str:
@@ -181,9 +183,14 @@ def delivery_id(keys: IsolationKeys, response_id: str, token: str) -> str:
 
 
 def route(
-    target: ResponseTarget, *, origin: str, linked: Linked, can_push: Callable[[str], bool]
+    target: ResponseTarget,
+    *,
+    origin: str,
+    linked: Linked,
+    can_push: Callable[[str], bool],
+    is_callers: bool = True,
 ) -> Route:
-    """Return where a reply goes that is to go to a target.
+    """Return where a reply goes that is to go to a target, which is the caller's own choice, or not.
 
     `origin` is the channel of the request, and `linked` what was known before it. A channel that
     cannot push, or has no known identity, is skipped; where only such are named, or none, the reply
@@ -204,7 +211,13 @@ def route(
         include_originating=include_originating or not pushes,
         pushes=tuple(pushes.values()),
         skipped=tuple(skipped),
+        untold=() if is_callers else _unknown_to_caller(pushes.values(), linked),
     )
+
+
+def _unknown_to_caller(pushes: Iterable[ChannelIdentity], linked: Linked) -> tuple[str, ...]:
+    own = {token_of(identity) for identity in linked.identities.values()}
+    return tuple([token for token in map(token_of, pushes) if token not in own])
 
 
 def _wanted(
@@ -250,11 +263,19 @@ def require_small(identity: ChannelIdentity, param: str = "native_id") -> None:
         raise RequestError(msg, param="attributes", code="invalid_value")
 
 
-def acknowledgement(report: DeliveryReport) -> str:
-    """Return what the originator reads in place of a reply that went elsewhere."""
+def acknowledgement(report: DeliveryReport, *, untold: Sequence[str] = ()) -> str:
+    """Return what the originator reads in place of a reply that went elsewhere.
+
+    Of `untold` destinations it reads the channel only.
+    """
     failed = [token for token, _ in report.failed if token not in report.again]
+
+    def named(tokens: Iterable[str]) -> str:
+        shown = [Destination.of(each).channel if each in untold else each for each in tokens]
+        return ", ".join(dict.fromkeys(shown))
+
     told = [
-        f"{said} {', '.join(tokens)}{more}."
+        f"{said} {named(tokens)}{more}."
         for said, tokens, more in (
             ("Delivered to", report.pushed, ""),
             ("Not delivered yet to", report.again, ", but tried again"),

@@ -63,7 +63,7 @@ async def apply_run_hook(
     request's history could not be continued.
     """
     told = await _asked(hook, request, target=target, protocol_request=protocol_request)
-    changed = _required(RUN, hook, told, ChannelRequest)
+    changed = _with_plain_identity(hook, _required(RUN, hook, told, ChannelRequest))
     if changed.caller != request.caller:
         raise hook_error(RUN, hook, "changed the caller of the request")
     # History that was loaded is not checked: it may be long.
@@ -106,6 +106,19 @@ async def _asked(hook: ChannelRunHook, request: ChannelRequest, **named: Any) ->
             raise
         raise _raised(RUN, hook, error) from error
     return told
+
+
+def _with_plain_identity(hook: ChannelRunHook, changed: ChannelRequest) -> ChannelRequest:
+    """Return the request with an identity that is the same in another process."""
+    identity = changed.identity
+    if identity is None or not identity.attributes:
+        return changed
+    try:
+        attributes = msgspec.json.decode(msgspec.json.encode(dict(identity.attributes)))
+    except _UNFIT as error:
+        did = "returned an identity whose attributes are not plain JSON"
+        raise hook_error(RUN, hook, did) from error
+    return replace(changed, identity=replace(identity, attributes=attributes))
 
 
 async def apply_response_hook(

@@ -1,18 +1,25 @@
 """`TurnDelivery`: one turn's reply on its way to its target, and what its originator sees meanwhile."""
 
+import logging
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final, NamedTuple
 
-from channel.contract import ChannelRequest, Delivers
-from channel.delivery import Route, acknowledgement
+from channel.auth import Caller
+from channel.contract import ChannelRequest, Delivers, OpenedDelivery
+from channel.delivery import DeliveryReport, Route, acknowledgement, not_offered, token_of
 from channel.responses.observing import Observer
 from channel.responses.protocol.events import StreamEvent
+from channel.responses.protocol.items import Item
+from channel.responses.protocol.replay import said_again
 from channel.responses.protocol.response import Response, Status
 from channel.responses.protocol.stream import ResponseStream
+from channel.targets import ResponseTarget
 
 
+_LOG: Final = logging.getLogger(__name__)
 _ANSWERED: Final = frozenset({Status.COMPLETED, Status.INCOMPLETE})
 _DELIVERED: Final = _ANSWERED | {Status.FAILED}
+APPROVAL: Final = "mcp_approval_request"
 _ASKS: Final = frozenset(
     {
         "apply_patch_call",
@@ -20,7 +27,7 @@ _ASKS: Final = frozenset(
         "custom_tool_call",
         "function_call",
         "local_shell_call",
-        "mcp_approval_request",
+        APPROVAL,
         "shell_call",
     }
 )
@@ -71,14 +78,14 @@ class TurnDelivery:
         text = _said(response)
         if not _is_delivered(response, text):
             if response.status in _ANSWERED:
-                self._release()
+                self._tell(stream)
             else:
                 self.withhold(stream)
             return
         report = await opened.deliver(
             response.id, status=str(response.status), text=text, left_s=left_s
         )
-        self.withhold(stream, acknowledgement(report))
+        self.withhold(stream, acknowledgement(report, untold=opened.route.untold))
 
     def withhold(self, stream: ResponseStream, text: str = "") -> None:
         """Let the originator, where it is excluded, see this text and nothing else of the reply.
@@ -98,19 +105,56 @@ class TurnDelivery:
                 response.id, status=str(response.status), text=text, left_s=0.0
             )
 
-    def _release(self) -> None:
+    def _tell(self, stream: ResponseStream) -> None:
+        """Let the originator see the reply as it is now, which a hook may have changed."""
         withheld, self._withheld = self._withheld, None
         if withheld is not None:
-            withheld.release()
+            events = said_again(stream.response, stream.renumber(0))
+            stream.renumber(len(events))
+            withheld.replace(events)
+
+
+class NoDeliveries:
+    """What delivers in a process that was not told how: nothing, of a turn that another one has begun."""
+
+    async def chosen(self, _caller: Caller, _given: Any, *, origin: str) -> ResponseTarget:
+        """Refuse every target."""
+        del origin
+        raise not_offered()
+
+    async def opened(self, _request: ChannelRequest) -> None:
+        """Leave the reply with its origin."""
+
+    def reopened(self, request: ChannelRequest, decided: Route) -> OpenedDelivery:
+        """Return what fails to deliver, and says so in the log."""
+        del request
+        return _Lost(decided)
+
+
+class _Lost(NamedTuple):
+    route: Route
+
+    @property
+    def include_originating(self) -> bool:
+        return self.route.include_originating
+
+    async def deliver(
+        self, response_id: str, *, status: str, text: str, left_s: float | None = None
+    ) -> DeliveryReport:
+        del status, text, left_s
+        failed = [(token_of(each), "NoDeliveries") for each in self.route.pushes]
+        if failed:
+            _LOG.error("the reply %s is not delivered: this process has no delivery", response_id)
+        return DeliveryReport(self.route.include_originating, failed=tuple(failed))
 
 
 class Withheld:
-    """An observer that keeps the events after `start` back, until it is told what becomes of them."""
+    """An observer of what is not for its originator: of the events after `start` it sees what it is given."""
 
     def __init__(self, observer: Observer) -> None:
-        """Take who is to see them, or not; it has seen the beginning."""
+        """Take who is to see the reply, or not; it has seen the beginning."""
         self._observer = observer
-        self._kept: list[StreamEvent] | None = []
+        self._is_open = False
 
     @property
     def on_gone(self) -> Callable[[], None] | None:
@@ -127,20 +171,12 @@ class Withheld:
         return self._observer.ready
 
     def take(self, events: Sequence[StreamEvent], /) -> bool:
-        """Keep the events back."""
-        if self._kept is None:
-            return self._observer.take(events)
-        self._kept += events
-        return False
-
-    def release(self) -> None:
-        """Let all be seen."""
-        kept, self._kept = self._kept, None
-        self._observer.take(kept or ())
+        """Drop the events, which nobody is to see."""
+        return self._is_open and self._observer.take(events)
 
     def replace(self, events: Sequence[StreamEvent]) -> None:
-        """Let these be seen in place of what was kept back."""
-        self._kept = None
+        """Let these be seen in place of what was dropped, and all that follow."""
+        self._is_open = True
         self._observer.take(events)
 
     async def flush(self) -> None:
@@ -163,7 +199,18 @@ class Withheld:
 def _is_delivered(response: Response, text: str) -> bool:
     if not text or response.status not in _DELIVERED:
         return False
-    return not any(item.get("type") in _ASKS for item in response.output)
+    return response.status is Status.FAILED or not _asks(response.output)
+
+
+def _asks(output: Sequence[Item]) -> bool:
+    """Whether something waits for the client: a call that is whole, and that the agent has not answered."""
+    answered = {item.get("call_id") for item in output if item["type"].endswith("_output")}
+    return any(
+        item["type"] in _ASKS
+        and item.get("status") != "incomplete"
+        and (item["type"] == APPROVAL or item.get("call_id") not in answered)
+        for item in output
+    )
 
 
 def _is_plain(response: Response) -> bool:

@@ -14,6 +14,7 @@ from channel.agent import OPTION_NAMES, AgentEvent, accepted_options
 from channel.auth import Caller
 from channel.commands import COMMAND, RESET, Commands
 from channel.contract import (
+    CALLERS_TARGET,
     STATE,
     ChannelCommand,
     ChannelContext,
@@ -25,7 +26,8 @@ from channel.contract import (
 from channel.conversations import ConversationStore
 from channel.deadline import Deadline
 from channel.delivery import Route, not_offered
-from channel.hooks import apply_run_hook
+from channel.faults import hook_error
+from channel.hooks import RUN, apply_run_hook
 from channel.http import MAX_BODY_BYTES
 from channel.isolation import IsolationKeys
 from channel.ports import (
@@ -37,7 +39,7 @@ from channel.ports import (
     StoredTurn,
 )
 from channel.responses.conversations.turns import ConversationTurns, Hold
-from channel.responses.delivery import TurnDelivery
+from channel.responses.delivery import NoDeliveries, TurnDelivery
 from channel.responses.paging import Page, list_page
 from channel.responses.protocol import ids, input as given_input
 from channel.responses.protocol.errors import (
@@ -368,10 +370,9 @@ class ResponseOperations:
             asked.session = ChannelSession(entered.session_key)
         if target is not None:
             asked.response_target = target
+            asked.attributes = {**asked.attributes, CALLERS_TARGET: True}
         if self._options.run_hook is not None and operation != COUNT:  # which runs nothing
             asked = await self._hooked(self._options.run_hook, asked, branch, body)
-            if asked.lacks_session:
-                raise session_required()
         command = self._command(operation, caller, request, asked.input)
         if command is not None:
             asked.operation = COMMAND
@@ -519,6 +520,14 @@ class ResponseOperations:
             caller, request.response_target, origin=self._options.name
         )
 
+    def _aimed(self, hook: ChannelRunHook, changed: ChannelRequest) -> ChannelRequest:
+        """Return a request whose target is the hook's and not its caller's any more."""
+        target = changed.response_target
+        if self._context.deliveries is None and target != ResponseTarget.originating:
+            raise hook_error(RUN, hook, "set a response_target where the host delivers nothing")
+        attributes = {k: v for k, v in changed.attributes.items() if k != CALLERS_TARGET}
+        return replace(changed, attributes=attributes)
+
     def _options_of(self, request: CreateResponse) -> dict[str, Any]:
         # Copies, like those of the host: the response echoes the same values.
         given = msgspec.json.decode(msgspec.json.encode(request))
@@ -534,6 +543,10 @@ class ResponseOperations:
             target=self._context.target,
             protocol_request=msgspec.json.decode(body),
         )
+        if changed.lacks_session:
+            raise session_required()
+        if changed.response_target != asked.response_target:
+            changed = self._aimed(hook, changed)
         taken = {item["id"] for item in chain(asked.history, changed.history)}
         given = _moved(changed.input, asked.input, branch.body)
         return replace(changed, input=given_input.with_ids(given, branch.body, taken))
@@ -631,11 +644,9 @@ class ResponseOperations:
         Of a background turn both was done when it was begun.
         """
         deliveries = self._context.deliveries
-        if deliveries is None or asked.operation not in _DELIVERED:
-            return None
         if route is not None:
-            return TurnDelivery(deliveries, asked, route)
-        if is_background:
+            return TurnDelivery(deliveries or NoDeliveries(), asked, route)
+        if deliveries is None or is_background or asked.operation not in _DELIVERED:
             return None
         if asked.identity is None and asked.response_target == ResponseTarget.originating:
             return None

@@ -79,7 +79,9 @@ class TurnHooks(msgspec.Struct, frozen=True):
 
 
 class TurnRun:
-    """One turn: `run` it once, then read `response`, `is_kept`, `is_late` and `is_superseded`.
+    """One turn: `run` it once, then read `response` and what is said of it.
+
+    That is `is_kept`, `is_late`, `is_superseded` and `is_undelivered`.
 
     `told_error` is what the agent itself raised of a failure that came after the reply had begun.
     `save` is None for `store: false`. `request_id` is what the client reads of a fault that is
@@ -130,6 +132,7 @@ class TurnRun:
         self.is_kept = save is None
         self.is_superseded = False
         self.is_late = False
+        self.is_undelivered = False
 
     def on_kept(self, then: Callable[[], Awaitable[None]]) -> None:
         """Have `then` called beside `release`, before it."""
@@ -402,6 +405,7 @@ class TurnRun:
                     await delivery.conclude(self._stream, left_s=left_s)
         except Exception as error:  # noqa: BLE001 - the turn is over, whoever cannot be told
             log_fault(_LOG, f"reply of {self.response.id} not delivered", error)
+            self.is_undelivered = True
             delivery.withhold(self._stream)
 
     async def _released(self) -> None:

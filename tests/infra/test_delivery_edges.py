@@ -3,20 +3,25 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from time import monotonic
+from types import MappingProxyType
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as with_fields
 
 from channel.agent import OutputItem, ReasoningDelta, Turn, accepts
 from channel.contract import ChannelRequest, HostedRunResult
 from channel.deadline import DEADLINE, Deadline
 from channel.delivering import RETRY
 from channel.delivery import Undelivered
+from channel.host import AgentHost
 from channel.memory import InMemoryResponseStore
 from channel.memory_delivery import InMemoryUndeliveredStore
 from channel.ports import Job, StoreError
+from channel.responses.channel import ResponsesChannel
 from channel.targets import ChannelIdentity, ResponseTarget, ResponseTargetKind
-from tests.channel.asgi import create, creating, get, request
+from tests.channel.asgi import KEYS, create, creating, get, request
+from tests.e2e.stores import in_memory
 from tests.infra.delivering import Chat, Inbox, KeptJobs, Ports, host, link
 
 
@@ -239,7 +244,18 @@ async def test_a_hooks_target_may_say_its_kind_in_plain_text() -> None:
     assert told(await create(app)) == "The reply was not sent anywhere, as asked."
     by_hand = ResponseTarget(CHANNELS, (TO,))
     app = host(echo, Ports().options(slack), run_hook=aimed(by_hand)).app
-    assert told(await create(app)) == "Delivered to slack:U1."
+    assert told(await create(app)) == "Delivered to slack."
+
+
+async def test_whom_a_hook_has_chosen_is_not_told_to_a_caller_who_is_not_linked_to_it() -> None:
+    slack = Inbox("slack")
+    hook = aimed(ResponseTarget.channels(["slack:+491700", "slack:U1"]))
+    app = host(echo, Ports().options(slack), run_hook=hook).app
+    assert told(await create(app)) == "Delivered to slack."
+    await link(app, "slack", "U1")
+    assert told(await create(app)) == "Delivered to slack, slack:U1."
+    wire = await creating(stream=True).run(app)
+    assert b"491700" not in wire.body
 
 
 async def test_all_linked_counts_the_identity_of_this_very_request() -> None:
@@ -315,3 +331,146 @@ async def test_of_two_retries_one_that_succeeds_is_enough() -> None:
     await loser
     assert other.texts == [ECHO]
     assert await ports.undelivered.all_of(ports.principal) == []
+
+
+def blanking(result: HostedRunResult[Any]) -> HostedRunResult[Any]:
+    return result.replace(with_fields(result.result, output=[]))
+
+
+def mild(result: HostedRunResult[Any]) -> HostedRunResult[Any]:
+    (item,) = result.result.output
+    part = {**item["content"][0], "text": ""}
+    return result.replace(with_fields(result.result, output=[{**item, "content": [part]}]))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("hook", [blanking, mild])
+async def test_what_a_response_hook_took_out_is_not_told_to_who_has_read_nothing(
+    hook: Any, stream: bool
+) -> None:
+    slack = Inbox("slack")
+    app = host(half, Ports().options(slack), response_hook=hook).app
+    wire = await creating(stream=stream, response_target=TO).run(app)
+    assert b"secret" not in wire.body
+    last = wire.events[-1]["response"] if stream else wire.json
+    assert (last["status"], slack.got) == ("completed", [])
+    if stream:
+        assert [event["sequence_number"] for event in wire.events] == [*range(len(wire.events))]
+
+
+CALL = {"id": "fc_1", "type": "function_call", "name": "look", "arguments": "{}", "call_id": "c1"}
+ANSWER = {"id": "fo_1", "type": "function_call_output", "call_id": "c1", "output": "4"}
+TOOLS = [{"type": "function", "name": "look", "parameters": {}}]
+
+
+async def test_a_turn_whose_calls_the_agent_has_answered_itself_is_delivered() -> None:
+    async def answering(turn: Turn) -> AsyncIterator[Any]:
+        del turn
+        yield OutputItem(CALL)
+        yield OutputItem(ANSWER)
+        yield "It is four."
+
+    slack = Inbox("slack")
+    app = host(answering, Ports().options(slack)).app
+    response = await create(app, response_target=TO, tools=TOOLS)
+    assert (slack.texts, told(response)) == (["It is four."], "Delivered to slack:U1.")
+
+
+async def test_a_turn_that_fails_with_a_call_delivers_what_it_had_said() -> None:
+    async def failing(turn: Turn) -> AsyncIterator[Any]:
+        del turn
+        yield "half"
+        yield OutputItem(CALL)
+        raise RuntimeError
+
+    slack = Inbox("slack")
+    app = host(failing, Ports().options(slack)).app
+    response = await create(app, response_target=TO, tools=TOOLS)
+    assert (response["status"], response["output"], slack.texts) == ("failed", [], ["half"])
+
+
+def exiting(*_given: Any) -> bool:
+    raise SystemExit(3)
+
+
+async def test_a_callback_that_would_end_the_process_fails_its_request_alone() -> None:
+    slack = Inbox("slack", links=exiting)
+    app = host(echo, Ports().options(slack, authorize=exiting)).app
+    assert (await creating(response_target="slack").run(app)).status == 500
+    assert (await link(app, "slack", "U1")).status == 500
+    assert told(await create(app)) == ECHO
+
+
+@pytest.mark.parametrize("answer", [None, 1, "yes", {"a": 1}])
+async def test_a_callback_that_does_not_say_true_says_no(answer: Any) -> None:
+    slack = Inbox("slack", links=lambda *_: answer)
+    app = host(echo, Ports().options(slack, authorize=lambda *_: answer)).app
+    assert (await creating(response_target="slack").run(app)).status == 400
+    assert (await link(app, "slack", "U1")).status == 404
+
+
+async def test_a_hooks_target_at_a_host_that_delivers_nothing_is_an_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    channel = ResponsesChannel(run_hook=aimed(ResponseTarget.none), keepalive_s=0)
+    app = AgentHost(echo, channels=[channel], authenticator=KEYS).app
+    wire = await creating().run(app)
+    assert (wire.status, b"echo" in wire.body) == (500, False)
+    assert "where the host delivers nothing" in caplog.text
+
+
+async def test_a_worker_that_cannot_deliver_shows_nothing_to_who_is_excluded() -> None:
+    stores, jobs = in_memory(), KeptJobs()
+    begun = host(echo, Ports().options(Inbox("slack")), jobs=jobs, **stores)
+    wire = creating(background=True, stream=True, response_target=TO).start(begun.app)
+    job = await jobs.first()
+    channel = ResponsesChannel(keepalive_s=0, **stores)
+    other = AgentHost(echo, channels=[channel], authenticator=KEYS)
+    await other.jobs[job.kind](job.payload, None)
+    seen = await wire
+    assert b"echo" not in seen.body
+    assert seen.types[-1] == "completed"
+
+
+async def test_a_background_reply_that_was_not_delivered_in_time_is_delivered_by_its_job_again() -> (
+    None
+):
+    ports, slack, jobs = Ports(), Inbox("slack"), KeptJobs()
+    healthy = ports._memory
+    ports._memory = healthy[0], HangingUndelivered()
+    stores = in_memory()
+    hosted = host(echo, ports.options(slack), jobs=jobs, **stores)
+    await create(hosted.app, background=True, response_target=TO)
+    (job,) = jobs.started
+    with pytest.raises(StoreError):
+        await hosted.jobs[job.kind](job.payload, Deadline(monotonic() + 0.1, 0.5))
+    ports._memory = healthy
+    again = host(echo, ports.options(slack, jobs=jobs), jobs=jobs, **stores)
+    await again.jobs[job.kind](job.payload, None)
+    retry = jobs.started[-1]
+    await again.jobs[retry.kind](retry.payload, None)
+    assert slack.texts == [ECHO]
+
+
+def identified(attributes: Any) -> Callable[..., ChannelRequest]:
+    def hook(request: ChannelRequest, **_: Any) -> ChannelRequest:
+        request.identity = ChannelIdentity("responses", "ann", attributes)
+        return request
+
+    return hook
+
+
+@pytest.mark.parametrize("attributes", [{"a": object()}, {"a": 1j}, 5])
+async def test_attributes_of_a_hook_that_are_no_json_are_an_error_that_names_it(
+    attributes: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = host(echo, Ports().options(), run_hook=identified(attributes)).app
+    assert (await creating().run(app)).status == 500
+    assert "identified.<locals>.hook" in caplog.text
+
+
+async def test_attributes_of_a_hook_may_be_any_mapping() -> None:
+    app = host(echo, Ports().options(), run_hook=identified(MappingProxyType({"a": 1}))).app
+    await create(app)
+    (linked,) = (await get(app, "/v1/identities")).json["data"]
+    assert linked["attributes"] == {"a": 1}

@@ -225,28 +225,34 @@ class BackgroundTurns:
             if self._telemetry is not None:
                 outcome = str(turn.response.status)
                 self._telemetry.turn_finished(facts_of(turn, outcome, started_at, is_stream=False))
-            if turn.is_superseded:
-                pass  # who has ended it tells of it
-            elif deadline is not None and deadline.ends_at - monotonic() < TELL_S:
-                await self._have_told(named)
-            else:
-                try:
-                    await self._tell(named, turn.response, deadline)
-                except StoreError as error:
-                    log_fault(_LOG, "endpoints not read", error)
-                    await self._have_told(named)
+            if not turn.is_superseded:  # or else who has ended it tells of it
+                await self._tell_in_time(named, turn.response, deadline)
             await moving.make_up()
+            if turn.is_undelivered:
+                raise StoreError("A reply was not delivered in time: its job does it again.")
         finally:
             reset_current_isolation_keys(keys_token)
             request_id.reset(id_token)
+
+    async def _tell_in_time(
+        self, named: _Named, response: Response, deadline: Deadline | None
+    ) -> None:
+        if deadline is not None and deadline.ends_at - monotonic() < TELL_S:
+            await self._have_told(named)
+            return
+        try:
+            await self._tell(named, response, deadline)
+        except StoreError as error:
+            log_fault(_LOG, "endpoints not read", error)
+            await self._have_told(named)
 
     async def _look_again(self, named: _Named, deadline: Deadline | None) -> None:
         """Tell of a turn that has ended: who ended it may have had no time to; or end it now."""
         turn = await self._store.get(named.keys, named.response_id)
         if turn is not None and turn.response.status.is_terminal:
             await self._move(named, turn.response)
-            await self._deliver(named, turn.response)
             await self._tell(named, turn.response, deadline)
+            await self._deliver(named, turn.response)  # last: what is repeated is delivered again
         else:
             await self.look(named.keys, named.response_id)
 

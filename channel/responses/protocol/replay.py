@@ -45,12 +45,20 @@ def replayed(response: Response) -> list[StreamEvent]:
     if response.background:
         events = queue(replace(begun, status=Status.QUEUED))
     events.append(ResponseInProgress(len(events), begun))
-    for index, item in enumerate(response.output):
-        events += _in_pieces(len(events), index, item) or [
-            OutputItemAdded(len(events), index, item),
-            OutputItemDone(len(events) + 1, index, item),
-        ]
+    events += said_again(response, len(events))
     return [*events, ending(len(events), response)]
+
+
+def said_again(response: Response, first: int) -> list[StreamEvent]:
+    """Return the events of the items alone, numbered from `first`."""
+    events: list[StreamEvent] = []
+    for index, item in enumerate(response.output):
+        number = first + len(events)
+        events += _in_pieces(number, index, item) or [
+            OutputItemAdded(number, index, item),
+            OutputItemDone(number + 1, index, item),
+        ]
+    return events
 
 
 def _in_pieces(first: int, index: int, item: Item) -> list[StreamEvent]:

@@ -359,7 +359,7 @@ class ResponseStream:
         What was said is stored by now, and none of its events has been told; the acknowledgement
         takes their numbers. Without a text nothing is said.
         """
-        self._next = count(self._started).__next__
+        self.renumber(0)
         caused: list[StreamEvent] = []
         output: list[Item] = []
         if text:
@@ -372,6 +372,12 @@ class ResponseStream:
             caused.append(ev.OutputItemDone(self._next(), 0, said.item))
         self.response = msgspec.structs.replace(self.response, output=output)
         return caused
+
+    def renumber(self, told: int) -> int:
+        """Go on as if so many events had been told since `start`; return the number of the next one."""
+        first = self._started + told
+        self._next = count(first).__next__
+        return first
 
     def end(self) -> list[StreamEvent]:
         """Return the terminal event, which is the last one."""
