@@ -33,8 +33,9 @@ from channel.contract import (
 from channel.faults import HookError, HookKind, hook_error
 from channel.responses.protocol.errors import RequestError
 from channel.responses.protocol.input import unpaired_calls
-from channel.responses.protocol.items import Item
+from channel.responses.protocol.items import Item, finished
 from channel.responses.protocol.response import Response
+from channel.responses.stepping import close
 from channel.targets import checked_target
 
 
@@ -225,7 +226,7 @@ async def _by_event(
             if changed is not None:
                 yield changed
     finally:
-        await _close(events)
+        await close(events)
 
 
 async def _by_turn(  # noqa: C901 - one clause for each kind of what may be raised
@@ -259,7 +260,7 @@ async def _by_turn(  # noqa: C901 - one clause for each kind of what may be rais
             raise
         raise _raised(TRANSFORM, hook, error) from error
     finally:
-        await _close(events)
+        await close(events)
     if wrong is not None:
         did = f"yielded {wrong.__qualname__}, which is no agent event"
         raise hook_error(TRANSFORM, hook, did)
@@ -385,7 +386,7 @@ def _breach(output: list[Item], made: list[Item], given: Sequence[Item]) -> str 
     taken = {item.get("id") for item in given} - were.keys()
     if any(count > max(1, were[each]) or each in taken for each, count in uses.items()):
         return "with an id that is there twice"
-    kept, before = _without_unfinished(output), _without_unfinished(made)
+    kept, before = [*finished(output)], [*finished(made)]
     if _counted(kept, "call_id", "function_call") - _counted(before, "call_id", "function_call"):
         return "with a function call that the agent did not make"
     return None if _are_paired(kept, before) else _UNPAIRED
@@ -406,15 +407,6 @@ def _counted(items: Iterable[Item], name: str, item_type: str | None = None) -> 
     return Counter(value if isinstance(value, str) else None for value in values)
 
 
-def _without_unfinished(items: Iterable[Item]) -> list[Item]:
-    """Return the items that later turns see: a call that was cut off is not among them."""
-    return [
-        item
-        for item in items
-        if item["type"] != "function_call" or item.get("status") != "incomplete"
-    ]
-
-
 def _with_ids(output: list[Item], before: list[Item]) -> list[Item]:
     return [
         {"id": before[index]["id"], **item}
@@ -422,9 +414,3 @@ def _with_ids(output: list[Item], before: list[Item]) -> list[Item]:
         else item
         for index, item in enumerate(output)
     ]
-
-
-async def _close(events: AsyncIterator[AgentEvent]) -> None:
-    close = getattr(events, "aclose", None)
-    if close is not None:
-        await close()

@@ -55,7 +55,8 @@ def create_app(settings: Settings) -> Starlette:
 def create_host(settings: Settings) -> AgentHost:
     """Build a host; raises `SettingsError` where the settings cannot be met."""
     client = _client(settings)
-    stores = {} if settings.table_name is None else _stores(settings, client)  # default: memory
+    secret = _secret(settings, client)
+    stores = {} if secret is None else _stores(settings, client, secret)  # default: memory
     sessions = stores.pop("sessions", None)
     if settings.chat_sessions and sessions is None:
         from channel.memory_sessions import InMemorySessionStore
@@ -85,7 +86,7 @@ def create_host(settings: Settings) -> AgentHost:
         channels=[responses, ChatCompletionsChannel(**shared)],
         authenticator=_authenticator(settings, client),
         cors_origins=settings.cors_origins,
-        delivery=delivery_options(settings, client),
+        delivery=delivery_options(settings, client, secret),
         sessions=sessions,
     )
 
@@ -104,17 +105,24 @@ def _client(settings: Settings) -> Any:
     return client
 
 
-def _stores(settings: Settings, client: Any) -> dict[str, Any]:
-    from channel.sealing import SecretSealer
+def _secret(settings: Settings, client: Any) -> Any:
+    """Return what reads the secret of the table, once for all that is partitioned by it."""
+    if settings.table_name is None:
+        return None
     from infra.dynamodb.client import Table
+    from infra.dynamodb.secret import TenantSecret
+
+    return TenantSecret(Table(client, settings.table_name))
+
+
+def _stores(settings: Settings, client: Any, secret: Any) -> dict[str, Any]:
+    from channel.sealing import SecretSealer
     from infra.dynamodb.conversations import DynamoDBConversationStore
     from infra.dynamodb.idempotency import DynamoDBIdempotencyStore
     from infra.dynamodb.runs import DynamoDBRunStore
-    from infra.dynamodb.secret import TenantSecret
     from infra.dynamodb.store import DynamoDBResponseStore
 
     table = settings.table_name or ""
-    secret = TenantSecret(Table(client, table))
     retention_s = settings.retention_days * 24 * 3600.0
     sessions: dict[str, Any] = {}
     if settings.chat_sessions:
@@ -157,8 +165,11 @@ def _webhooks(settings: Settings, client: Any) -> Webhooks | None:
     return _LateWebhooks(make)
 
 
-def delivery_options(settings: Settings, client: Any) -> DeliveryOptions | None:
-    """Return what delivers; None where a reply goes back and nowhere else, which then costs nothing."""
+def delivery_options(settings: Settings, client: Any, secret: Any = None) -> DeliveryOptions | None:
+    """Return what delivers; None where a reply goes back and nowhere else, which then costs nothing.
+
+    Without a `secret` the table's own is read.
+    """
     channels = _push_channels(settings, client)
     if not (channels or settings.caller_targets):
         return None
@@ -169,18 +180,12 @@ def delivery_options(settings: Settings, client: Any) -> DeliveryOptions | None:
 
         identities, undelivered = InMemoryIdentityStore(), InMemoryUndeliveredStore()
     else:
-        from infra.dynamodb.client import Table
         from infra.dynamodb.identities import DynamoDBIdentityStore
-        from infra.dynamodb.secret import TenantSecret
         from infra.dynamodb.undelivered import DynamoDBUndeliveredStore
 
         table = settings.table_name
-        identities = DynamoDBIdentityStore(
-            client,
-            table,
-            secret=TenantSecret(Table(client, table)),
-            retention_s=settings.retention_days * 24 * 3600.0,
-        )
+        retention_s = settings.retention_days * 24 * 3600.0
+        identities = DynamoDBIdentityStore(client, table, secret=secret, retention_s=retention_s)
         undelivered = DynamoDBUndeliveredStore(client, table)
     return DeliveryOptions(
         identities=identities,

@@ -1,18 +1,29 @@
-"""`TurnDelivery`: one turn's reply on its way to its target, and what its originator sees meanwhile."""
+"""Turns' replies on their way to their targets, and what their originators see meanwhile."""
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace as with_fields
 from typing import Any, Final, NamedTuple
 
 from channel.auth import Caller
-from channel.contract import ChannelRequest, Delivers, OpenedDelivery
+from channel.commands import COMMAND
+from channel.contract import (
+    CALLERS_TARGET,
+    ChannelRequest,
+    ChannelRunHook,
+    Delivers,
+    OpenedDelivery,
+)
 from channel.delivery import DeliveryReport, Route, acknowledgement, not_offered, token_of
+from channel.faults import hook_error
+from channel.hooks import RUN
 from channel.responses.observing import Observer
 from channel.responses.protocol.events import StreamEvent
 from channel.responses.protocol.items import Item
 from channel.responses.protocol.replay import said_again
 from channel.responses.protocol.response import Response, Status
 from channel.responses.protocol.stream import ResponseStream
+from channel.responses.windows.context import CREATE
 from channel.targets import ResponseTarget
 
 
@@ -32,6 +43,53 @@ _ASKS: Final = frozenset(
     }
 )
 """Items that ask their client for something: only the originator can answer."""
+
+
+class TurnDeliveries:
+    """The deliveries of one channel's turns; without `deliveries`, its replies go back."""
+
+    def __init__(self, deliveries: Delivers | None, channel: str) -> None:
+        """Take what the host delivers by, and the name of the channel."""
+        self._deliveries = deliveries
+        self._channel = channel
+
+    async def chosen(self, caller: Caller, given: Any) -> ResponseTarget | None:
+        """Return where a body's `response_target` wants the reply; None where there is none.
+
+        Raises `RequestError` where it may not, and `StoreError`.
+        """
+        if given is None:
+            return None
+        if self._deliveries is None:
+            raise not_offered()
+        return await self._deliveries.chosen(caller, given, origin=self._channel)
+
+    def aimed(self, hook: ChannelRunHook, changed: ChannelRequest) -> ChannelRequest:
+        """Return a request whose target is the hook's and not its caller's any more."""
+        if self._deliveries is None and changed.response_target != ResponseTarget.originating:
+            raise hook_error(RUN, hook, "set a response_target where the host delivers nothing")
+        attributes = {k: v for k, v in changed.attributes.items() if k != CALLERS_TARGET}
+        return with_fields(changed, attributes=attributes)
+
+    def of(self, asked: ChannelRequest) -> "TurnDelivery | None":
+        """Return what takes a turn's reply elsewhere, or notes who it is for; None where neither is asked."""
+        if self._deliveries is None or asked.operation not in (CREATE, COMMAND):
+            return None
+        if asked.identity is None and asked.response_target == ResponseTarget.originating:
+            return None
+        return TurnDelivery(self._deliveries, asked)
+
+    def reopened(self, asked: ChannelRequest, route: Route) -> "TurnDelivery":
+        """Return the delivery of a turn that was opened before, by the process that began it."""
+        return TurnDelivery(self._deliveries or NoDeliveries(), asked, route)
+
+    async def routed(self, asked: ChannelRequest) -> Route | None:
+        """Note who a background turn is for, and return where its reply goes; raises as `opened` does."""
+        delivery = self.of(asked)
+        if delivery is None:
+            return None
+        await delivery.open()
+        return delivery.route
 
 
 class TurnDelivery:

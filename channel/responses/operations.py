@@ -1,6 +1,6 @@
 """The operations behind the routes: what each asks of the protocol and of the store, in which order."""
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -25,10 +25,8 @@ from channel.contract import (
 )
 from channel.conversations import ConversationStore
 from channel.deadline import Deadline
-from channel.delivery import Route, not_offered
-from channel.faults import hook_error
-from channel.hooks import RUN, apply_run_hook
-from channel.http import MAX_BODY_BYTES
+from channel.delivery import Route
+from channel.hooks import apply_run_hook
 from channel.isolation import IsolationKeys
 from channel.ports import (
     Branch,
@@ -36,10 +34,10 @@ from channel.ports import (
     HistoryTooLargeError,
     ResponseStore,
     Sealer,
-    StoredTurn,
 )
 from channel.responses.conversations.turns import ConversationTurns, Hold
-from channel.responses.delivery import NoDeliveries, TurnDelivery
+from channel.responses.delivery import TurnDeliveries, TurnDelivery
+from channel.responses.history import history_of, state_after
 from channel.responses.paging import Page, list_page
 from channel.responses.protocol import ids, input as given_input
 from channel.responses.protocol.errors import (
@@ -53,6 +51,7 @@ from channel.responses.protocol.requests import CreateResponse, parse, permitted
 from channel.responses.protocol.response import Response, ResponseConversation, Status
 from channel.responses.protocol.stream import ResponseStream, ToolPolicy
 from channel.responses.protocol.window import COMPACTION
+from channel.responses.references import References
 from channel.responses.run import Save, TurnHooks, TurnRun
 from channel.responses.sessions import SessionTurns
 from channel.responses.sockets.local_turns import LocalChain, LocalTurns
@@ -76,8 +75,6 @@ MAX_TURN_S: Final = 900.0
 """The longest that a turn can take on Lambda, in seconds."""
 QUEUE_S: Final = 1800.0
 """Seconds that a turn may wait for its worker; longer than Lambda keeps the event (the template's)."""
-MAX_REFERENCES: Final = 128
-"""Item references in one request that are looked up in storage; each costs a read."""
 
 ResponseIdFactory = Callable[[str | None], str]
 """Makes a response id; gets the `previous_response_id`, or None, as a hint where to co-locate."""
@@ -166,6 +163,8 @@ class ResponseOperations:
         self._clock = clock
         compactor = Compactor(context, options.sealer, options.hooks.transform)
         self.windows = ContextWindows(context, compactor)
+        self.references = References(store, self.windows)
+        self.deliveries = TurnDeliveries(context.deliveries, options.name)
         self.commands = Commands(context, options.commands) if options.commands else None
 
     async def prepare(
@@ -189,7 +188,7 @@ class ResponseOperations:
             msg = "Unsupported parameter: 'background' is not offered by this server."
             raise RequestError(msg, param="background", code="unsupported_parameter")
         self._require_session(caller, request)
-        target = await self._target(caller, request)
+        target = await self.deliveries.chosen(caller, request.response_target)
         entered, session = None, None
         try:
             if self.sessions is not None:
@@ -313,7 +312,7 @@ class ResponseOperations:
             self._require_offered(request.text)
         if operation != COUNT:
             self._require_session(caller, request)
-        target = await self._target(caller, request)
+        target = await self.deliveries.chosen(caller, request.response_target)
         entered = None
         try:
             if self.sessions is not None and operation == COUNT:
@@ -353,7 +352,7 @@ class ResponseOperations:
         history = history_of(branch.turns)
         kinds = {item["type"] for item in items}
         if not _RESOLVED.isdisjoint(kinds):
-            items = await self.resolved(caller.keys, items, history)
+            items = await self.references.resolved(caller.keys, items, history)
         has_open_call = False
         if history or kinds != {"message"}:
             open_calls, stray = given_input.unpaired_calls([*history, *items])
@@ -419,41 +418,6 @@ class ResponseOperations:
             msg = f"Unsupported value: 'text.format.type' {wanted!r} is not offered by this agent."
             raise RequestError(msg, param="text.format.type", code="unsupported_value")
 
-    async def resolved(
-        self,
-        keys: IsolationKeys,
-        items: Sequence[Item],
-        history: Sequence[Item] = (),
-        *,
-        param: str = "input",
-    ) -> Sequence[Item]:
-        """Return the items with references replaced by what they name, in this tenant's own data.
-
-        Raises `RequestError` for a reference to nothing, and for a compaction that is not the tenant's.
-        """
-        kinds = {item["type"] for item in items}
-        if COMPACTION in kinds:
-            await self.windows.require_own(keys, items, param)
-        if given_input.REFERENCE not in kinds:
-            return items
-        references = [item for item in items if item["type"] == given_input.REFERENCE]
-        known = {item["id"]: item for item in (*history, *items) if isinstance(item.get("id"), str)}
-        known = {key: item for key, item in known.items() if item["type"] != given_input.REFERENCE}
-        unknown = dict.fromkeys(item["id"] for item in references if item["id"] not in known)
-        if len(unknown) > MAX_REFERENCES:
-            msg = f"Too many item references: at most {MAX_REFERENCES} are looked up."
-            raise RequestError(msg, param=param, code="invalid_value")
-        for item_id in unknown:
-            item = await self._store.item(keys, item_id)
-            if item is None:
-                msg = f"Item with id '{item_id}' not found."
-                raise RequestError(msg, param=param, status=404)
-            known[item_id] = item
-        _require_bounded([item["id"] for item in references], known, param)
-        return [
-            known[item["id"]] if item["type"] == given_input.REFERENCE else item for item in items
-        ]
-
     def _initial(self, request: CreateResponse, branch: Branch) -> Response:
         factory = self._options.response_id_factory
         given = msgspec.to_builtins(request)
@@ -510,24 +474,6 @@ class ResponseOperations:
             identity=ChannelIdentity(self._options.name, who) if who else None,
         )
 
-    async def _target(self, caller: Caller, request: CreateResponse) -> ResponseTarget | None:
-        """Return where the caller wants the reply to go; raises `RequestError` where it may not."""
-        if request.response_target is None:
-            return None
-        if self._context.deliveries is None:
-            raise not_offered()
-        return await self._context.deliveries.chosen(
-            caller, request.response_target, origin=self._options.name
-        )
-
-    def _aimed(self, hook: ChannelRunHook, changed: ChannelRequest) -> ChannelRequest:
-        """Return a request whose target is the hook's and not its caller's any more."""
-        target = changed.response_target
-        if self._context.deliveries is None and target != ResponseTarget.originating:
-            raise hook_error(RUN, hook, "set a response_target where the host delivers nothing")
-        attributes = {k: v for k, v in changed.attributes.items() if k != CALLERS_TARGET}
-        return replace(changed, attributes=attributes)
-
     def _options_of(self, request: CreateResponse) -> dict[str, Any]:
         # Copies, like those of the host: the response echoes the same values.
         given = msgspec.json.decode(msgspec.json.encode(request))
@@ -546,7 +492,7 @@ class ResponseOperations:
         if changed.lacks_session:
             raise session_required()
         if changed.response_target != asked.response_target:
-            changed = self._aimed(hook, changed)
+            changed = self.deliveries.aimed(hook, changed)
         taken = {item["id"] for item in chain(asked.history, changed.history)}
         given = _moved(changed.input, asked.input, branch.body)
         return replace(changed, input=given_input.with_ids(given, branch.body, taken))
@@ -593,7 +539,7 @@ class ResponseOperations:
             # The worker of a background turn moves the head itself: its job may be tried again.
             if prepared.session is not None and self.sessions is not None:
                 save = self.sessions.saving(asked.caller.keys, prepared.session, save)
-        if (state := _state_after(branch.turns)) is not None:
+        if (state := state_after(branch.turns)) is not None:
             asked = replace(asked, attributes={**asked.attributes, STATE: state})
             if prepared.carried:
                 stream.state = state  # the turns that kept it are kept by this one now
@@ -610,8 +556,15 @@ class ResponseOperations:
             deadline=deadline,
             release=prepared.hold.release if prepared.hold else None,
             is_background=response.background,
-            delivery=self._delivery(asked, prepared.route, is_background=response.background),
+            delivery=self._delivery(prepared),
         )
+
+    def _delivery(self, prepared: Prepared) -> TurnDelivery | None:
+        """Return what takes the reply elsewhere; of a background turn it was opened when that was begun."""
+        if prepared.response.background:
+            route = prepared.route
+            return None if route is None else self.deliveries.reopened(prepared.asked, route)
+        return self.deliveries.of(prepared.asked)
 
     def _own_start(self, asked: ChannelRequest, start_agent: StartAgent) -> StartAgent:
         """Return what is run in place of the agent, or the agent's own start."""
@@ -622,36 +575,6 @@ class ResponseOperations:
             return partial(self.commands.start, asked, start_agent)
         return start_agent
 
-    async def routed(self, asked: ChannelRequest) -> Route | None:
-        """Note who a background turn is for, and return where its reply goes; raises as `opened` does."""
-        delivery = self._delivery(asked)
-        if delivery is None:
-            return None
-        await delivery.open()
-        return delivery.route
-
-    async def hand_over(self, asked: ChannelRequest, route: Route, response: Response) -> None:
-        """Have jobs deliver what a turn had said whose worker was lost."""
-        delivery = self._delivery(asked, route)
-        if delivery is not None:
-            await delivery.hand_over(response)
-
-    def _delivery(
-        self, asked: ChannelRequest, route: Route | None = None, *, is_background: bool = False
-    ) -> TurnDelivery | None:
-        """Return what takes a turn's reply elsewhere, or notes who it is for; None where neither is asked.
-
-        Of a background turn both was done when it was begun.
-        """
-        deliveries = self._context.deliveries
-        if route is not None:
-            return TurnDelivery(deliveries or NoDeliveries(), asked, route)
-        if deliveries is None or is_background or asked.operation not in _DELIVERED:
-            return None
-        if asked.identity is None and asked.response_target == ResponseTarget.originating:
-            return None
-        return TurnDelivery(deliveries, asked)
-
 
 async def _say_nothing() -> AsyncIterator[AgentEvent]:
     """Be the agent of a warm-up."""
@@ -660,7 +583,6 @@ async def _say_nothing() -> AsyncIterator[AgentEvent]:
         yield event
 
 
-_DELIVERED: Final = frozenset({CREATE, COMMAND})
 _RESOLVED: Final = frozenset({given_input.REFERENCE, COMPACTION})
 _ECHOED: Final = frozenset(Response.__struct_fields__) & frozenset(
     CreateResponse.__struct_fields__
@@ -687,35 +609,6 @@ def _continued_param(request: CreateResponse) -> str:
     return "previous_response_id" if request.conversation is None else "conversation"
 
 
-def history_of(turns: Iterable[StoredTurn]) -> list[Item]:
-    """Return the items of the turns in order, without the calls that a turn left unfinished.
-
-    They begin after the newest turn that ends what was remembered.
-    """
-    history: list[Item] = []
-    for turn in turns:
-        if turn.resets:
-            history.clear()
-            continue
-        history += turn.input
-        history += [item for item in turn.response.output if not _is_unfinished_call(item)]
-    return history
-
-
-def _state_after(turns: Sequence[StoredTurn]) -> dict[str, Any] | None:
-    """Return what the agent kept in the newest of the turns that has it kept anything."""
-    for turn in reversed(turns):
-        if turn.resets:
-            return None
-        if turn.state is not None:
-            return turn.state
-    return None
-
-
-def _is_unfinished_call(item: Item) -> bool:
-    return item["type"] == "function_call" and item.get("status") == "incomplete"
-
-
 def _moved(items: Sequence[Item], before: Sequence[Item], body: str) -> list[Item]:
     """Return the items without ids that were made here: they name places, and a hook may move items.
 
@@ -732,21 +625,6 @@ def _moved(items: Sequence[Item], before: Sequence[Item], body: str) -> list[Ite
         else item
         for item in items
     ]
-
-
-def _require_bounded(references: Iterable[str], known: Mapping[str, Item], param: str) -> None:
-    """Refuse references that bring in more than a request may hold: each may be given many times."""
-    sizes: dict[str, int] = {}
-    total = 0
-    for item_id in references:
-        if item_id not in sizes:
-            sizes[item_id] = len(msgspec.json.encode(known[item_id]))
-        total += sizes[item_id]
-        if total > MAX_BODY_BYTES:
-            msg = (
-                f"The items that are referred to have more than {MAX_BODY_BYTES >> 20} MB together."
-            )
-            raise RequestError(msg, param=param, code="invalid_value")
 
 
 def _require_room(items: Sequence[Mapping[str, Any]]) -> None:

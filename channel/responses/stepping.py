@@ -1,8 +1,8 @@
-"""Steps of what is awaited: begun before they are waited for, and resumed where they gave way."""
+"""Steps of what is awaited: begun before they are waited for, resumed where they gave way, and closed."""
 
 import asyncio
 import sys
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from types import coroutine
 from typing import Any, TypeVar
 
@@ -45,3 +45,10 @@ def resumed(
     except StopIteration as done:
         value: _Value = done.value
         return value
+
+
+async def close(events: AsyncIterator[Any]) -> None:
+    """Close an agent's events, as far as they can be closed: nobody wants the rest."""
+    end = getattr(events, "aclose", None)
+    if end is not None:
+        await end()

@@ -2,27 +2,19 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from click.testing import CliRunner, Result
 
 from channel.auth import Principal
 from handler.cli import main
-from handler.local import engine
 from infra.api_keys import DynamoDBAuthenticator
 from infra.dynamodb.client import make_client
-from infra.settings import LOCAL_TABLE, Settings
+from infra.settings import LOCAL_TABLE
 
 
 Run = Callable[..., Result]
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with engine(Settings()) as local:
-        assert local.dynamodb_endpoint is not None
-        yield local.dynamodb_endpoint
 
 
 @pytest.fixture

@@ -17,11 +17,10 @@ from channel.delivery import Delivery, Undelivered
 from channel.isolation import IsolationKeys
 from channel.targets import ChannelIdentity
 from handler.cli import main
-from handler.local import engine
 from infra.dynamodb.client import create_table, make_client
 from infra.dynamodb.undelivered import DynamoDBUndeliveredStore
 from infra.dynamodb.webhooks import WebhookTable
-from infra.settings import LOCAL_TABLE, Settings
+from infra.settings import LOCAL_TABLE
 from tests.infra import engines
 from tests.infra.test_invoke import Lambda, aws
 
@@ -32,13 +31,6 @@ Run = Callable[..., Result]
 
 FIRST, SECOND = f"dlv_{1:032x}", f"dlv_{2:032x}"
 UNKNOWN = "There is no undelivered reply '{}' of {} in the table lambda-responses: `lambda-responses deliveries list` shows their ids."
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with engine(Settings()) as local:
-        assert local.dynamodb_endpoint is not None
-        yield local.dynamodb_endpoint
 
 
 @pytest.fixture

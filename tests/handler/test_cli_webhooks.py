@@ -10,22 +10,14 @@ from click.testing import CliRunner, Result
 
 from channel.responses.webhooks import DeadLetter, Endpoint
 from handler.cli import main
-from handler.local import engine
 from infra.dynamodb.client import create_table, make_client
 from infra.dynamodb.webhooks import WebhookTable
-from infra.settings import LOCAL_TABLE, Settings
+from infra.settings import LOCAL_TABLE
 
 
 Run = Callable[..., Result]
 
 URL = "https://example.com/hook"
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with engine(Settings()) as local:
-        assert local.dynamodb_endpoint is not None
-        yield local.dynamodb_endpoint
 
 
 @pytest.fixture

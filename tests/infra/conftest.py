@@ -9,6 +9,7 @@ from channel.isolation import IsolationKeys
 from handler.embedded import make_atomic
 from infra.dynamodb.client import create_table
 from tests.infra import engines
+from tests.infra.hooks import Meter
 
 
 class MovableClock:
@@ -45,6 +46,13 @@ def dynalite_client(dynalite_endpoint: str) -> Iterator[Any]:
     with engines.connected(None, dynalite_endpoint) as client:
         create_table(client, engines.TABLE)
         yield client
+
+
+@pytest.fixture(scope="module")
+def metered(dynalite_endpoint: str, dynalite_client: Any) -> Iterator[tuple[Any, Meter]]:
+    """Return a client of the engine with its table, and what counts its units."""
+    with engines.connected(None, dynalite_endpoint) as client:
+        yield client, Meter(client)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import Any
@@ -46,12 +46,6 @@ LARGE = noise(5_000_000)
 def client(request: pytest.FixtureRequest) -> Client:
     found: Client = request.getfixturevalue(f"{request.param}_client")
     return found
-
-
-@pytest.fixture(scope="module")
-def metered(dynalite_endpoint: str, dynalite_client: Any) -> Iterator[tuple[Any, Meter]]:
-    with engines.connected(None, dynalite_endpoint) as client:
-        yield client, Meter(client)
 
 
 async def fails(operation: Awaitable[object]) -> bool:

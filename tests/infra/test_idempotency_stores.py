@@ -1,7 +1,7 @@
 """The contract of `IdempotencyStore`, held against every store; and what it costs in DynamoDB."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
@@ -309,12 +309,6 @@ def open_store(clock: MovableClock) -> OpenStore:
         return DynamoDBIdempotencyStore(client, engines.TABLE, secret=secret, clock=clock)
 
     return open_it
-
-
-@pytest.fixture(scope="module")
-def metered(dynalite_endpoint: str, dynalite_client: Any) -> Iterator[tuple[Any, Meter]]:
-    with engines.connected(None, dynalite_endpoint) as client:
-        yield client, Meter(client)
 
 
 async def test_a_first_claim_is_one_write_and_every_other_step_is_one_too(

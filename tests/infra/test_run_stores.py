@@ -3,7 +3,7 @@
 import asyncio
 import json
 import zlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from random import Random
 from typing import Any
@@ -693,12 +693,6 @@ async def test_the_last_events_are_never_stale(
 
 
 # What it costs, as dynalite counts it
-
-
-@pytest.fixture(scope="module")
-def metered(dynalite_endpoint: str, dynalite_client: Any) -> Iterator[tuple[Any, Meter]]:
-    with engines.connected(None, dynalite_endpoint) as client:
-        yield client, Meter(client)
 
 
 @pytest.fixture

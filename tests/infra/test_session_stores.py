@@ -1,7 +1,7 @@
 """The contract of `SessionStore`, held against every store; what it costs in DynamoDB; and chats over one table."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -263,12 +263,6 @@ def open_store(clock: MovableClock) -> OpenStore:
         return DynamoDBSessionStore(client, engines.TABLE, secret=secret, clock=clock)
 
     return open_it
-
-
-@pytest.fixture(scope="module")
-def metered(dynalite_endpoint: str, dynalite_client: Any) -> Iterator[tuple[Any, Meter]]:
-    with engines.connected(None, dynalite_endpoint) as client:
-        yield client, Meter(client)
 
 
 async def test_what_a_session_costs(

@@ -50,13 +50,13 @@ from channel.ports import (
 from channel.responses.background.event_log import EventLog
 from channel.responses.background.watching import LEASE_S, Heartbeat, Pause, Watch, first_of
 from channel.responses.conversations.turns import Hold
+from channel.responses.history import history_of
 from channel.responses.observing import Observer, Unobserved
 from channel.responses.operations import (
     MAX_TURN_S,
     QUEUE_S,
     Prepared,
     ResponseOperations,
-    history_of,
 )
 from channel.responses.protocol.errors import RequestError, response_not_found
 from channel.responses.protocol.requests import CreateResponse
@@ -175,7 +175,7 @@ class BackgroundTurns:
 
     async def _routed(self, prepared: Prepared) -> Prepared:
         try:
-            route = await self._operations.routed(prepared.asked)
+            route = await self._operations.deliveries.routed(prepared.asked)
         except BaseException:
             if prepared.hold is not None:
                 await prepared.hold.release()
@@ -266,7 +266,8 @@ class BackgroundTurns:
             caller=Caller(Principal(named.principal), named.keys),
             input=(),
         )
-        await self._operations.hand_over(asked, named.delivery.route, response)
+        delivery = self._operations.deliveries.reopened(asked, named.delivery.route)
+        await delivery.hand_over(response)
 
     async def _move(self, named: _Named, response: Response, *, resets: bool = False) -> None:
         """Make the turn the head of its session, if it has one; a second time changes nothing."""
@@ -418,7 +419,8 @@ class BackgroundTurns:
             with suppress(StoreError):  # a worker that is only late has nothing more to do
                 await self._runs.request_cancel(keys, response_id)
         if prepared.route is not None:
-            await self._operations.hand_over(prepared.asked, prepared.route, response)
+            delivery = self._operations.deliveries.reopened(prepared.asked, prepared.route)
+            await delivery.hand_over(response)
         principal = prepared.asked.caller.principal.name
         await self._have_told(_Named(response_id, keys, request_id.get(), principal))
         return response

@@ -153,7 +153,7 @@ class Conversations:
     async def _taken(self, caller: Caller, given: Sequence[dict[str, Any]]) -> Sequence[Item]:
         """Return items in normal form, checked like `input`."""
         items = input_items(given, "items")
-        return await self._operations.resolved(caller.keys, items, param="items")
+        return await self._operations.references.resolved(caller.keys, items, param="items")
 
 
 def _parsed(body: bytes, shape: type[_Shape]) -> _Shape:

@@ -1,6 +1,6 @@
 """Items: the units of input, history and output; known types are checked, unknown ones carried through."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 
@@ -37,3 +37,12 @@ def text_of(item: Mapping[str, Any]) -> str:
         return content
     parts = (part for part in content or () if isinstance(part, Mapping))
     return "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
+
+
+def finished(items: Iterable[Item]) -> Iterator[Item]:
+    """Return the items that later turns see: a call that was cut off is not among them."""
+    return (
+        item
+        for item in items
+        if item["type"] != "function_call" or item.get("status") != "incomplete"
+    )

@@ -21,6 +21,7 @@ from channel.isolation import IsolationKeys
 from channel.ports import Sealer
 from channel.responses.protocol.items import Item, message, text_of
 from channel.responses.protocol.window import COMPACTION, Compacted, not_ours, packed, unpacked
+from channel.responses.stepping import close
 from channel.turns import turn_of
 
 
@@ -126,13 +127,6 @@ class Compactor:
         content = item.get("encrypted_content")
         data = await self._sealer.open(keys, content) if isinstance(content, str) else None
         return None if data is None else unpacked(data)
-
-
-async def close(events: AsyncIterator[AgentEvent]) -> None:
-    """Close an agent's events, as far as they can be closed: nobody wants the rest."""
-    end = getattr(events, "aclose", None)
-    if end is not None:
-        await end()
 
 
 async def _told(compact: Callable[..., Any], seen: ChannelRequest) -> AsyncIterator[AgentEvent]:

@@ -23,7 +23,8 @@ from channel.responses.protocol.window import (
     windowed,
     without_oldest,
 )
-from channel.responses.windows.compaction import Compactor, close
+from channel.responses.stepping import close
+from channel.responses.windows.compaction import Compactor
 from channel.responses.windows.tokens import input_tokens, item_tokens
 from channel.turns import turn_of
 

@@ -5,7 +5,7 @@ import pytest
 
 from channel.agent import Turn
 from channel.ports import StoredTurn
-from channel.responses.operations import history_of
+from channel.responses.history import history_of
 from channel.responses.paging import Page, list_page
 from channel.responses.protocol.errors import RequestError
 from channel.responses.protocol.items import Item

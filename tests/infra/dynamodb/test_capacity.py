@@ -1,6 +1,5 @@
 """What history costs, as dynalite counts it: one write unit per turn, one Query per continuation."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,12 +17,6 @@ from tests.infra.turns import add, answer, chain, noise, own_secret, texts, turn
 
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(scope="module")
-def metered(dynalite_endpoint: str, dynalite_client: Any) -> Iterator[tuple[Any, Meter]]:
-    with engines.connected(None, dynalite_endpoint) as client:
-        yield client, Meter(client)
 
 
 @pytest.fixture

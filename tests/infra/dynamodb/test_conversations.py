@@ -1,6 +1,5 @@
 """What only the DynamoDB store of conversations does: what it costs, and what it leaves when it is cut off."""
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 import pytest
@@ -50,12 +49,6 @@ def open_stores(dynalite_client: Client, clock: MovableClock) -> Open:
         )
 
     return open_them
-
-
-@pytest.fixture(scope="module")
-def metered(dynalite_endpoint: str, dynalite_client: Any) -> Iterator[tuple[Any, Meter]]:
-    with engines.connected(None, dynalite_endpoint) as client:
-        yield client, Meter(client)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """What whole operations cost, from the request to its reply, as dynalite counts it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,12 +115,6 @@ class Service:
         response_id: str = self.jobs.held[0].payload["response_id"]
         await self.work()
         return response_id
-
-
-@pytest.fixture(scope="module")
-def metered(dynalite_endpoint: str, dynalite_client: Any) -> Iterator[tuple[Any, Meter]]:
-    with engines.connected(None, dynalite_endpoint) as client:
-        yield client, Meter(client)
 
 
 @pytest.fixture
