@@ -4,6 +4,9 @@ Who is linked is known by the isolation keys of the caller, and so is all that a
 name of another tenant's is unknown here.
 """
 
+import asyncio
+import random
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from types import MappingProxyType
@@ -14,7 +17,9 @@ from msgspec import Struct, field
 
 from channel.auth import Caller
 from channel.isolation import IsolationKeys
+from channel.ports import Clock, Jobs
 from channel.responses.protocol.errors import RequestError
+from channel.responses.webhooks import ATTEMPTS
 from channel.targets import (
     FIELD,
     ChannelIdentity,
@@ -28,7 +33,11 @@ from channel.targets import (
 MAX_ATTRIBUTES_BYTES: Final = 2048
 """Size of an identity's attributes as JSON."""
 
+ATTEMPT_S: Final = 5.0
+"""Seconds that a destination is given while the originator waits."""
+
 _ID_DIGITS: Final = 32
+_CHANCE: Final = random.SystemRandom().random
 
 
 class Delivery(Struct, frozen=True, kw_only=True):
@@ -284,6 +293,29 @@ def acknowledgement(report: DeliveryReport, *, untold: Sequence[str] = ()) -> st
         if tokens
     ]
     return " ".join(told) or "The reply was not sent anywhere, as asked."
+
+
+class DeliveryOptions(Struct, frozen=True, kw_only=True):
+    """What a host needs in order to deliver: who is linked, what did not arrive, and who decides.
+
+    `push_channels` are destinations besides the host's own channels that can push. `jobs` starts
+    what tries again (default: tasks of this process). Without `authorize`, callers may not choose a
+    target; hooks always may. A destination has `attempt_s` seconds before the reply goes on without
+    it. Below `path`, callers see and change who they are linked to (None: they cannot).
+    """
+
+    identities: IdentityStore
+    undelivered: UndeliveredStore
+    push_channels: Sequence[ChannelPush] = ()
+    jobs: Jobs | None = None
+    authorize: TargetAuthorizer | None = None
+    path: str | None = "/v1"
+    attempt_s: float = ATTEMPT_S
+    attempts: int = ATTEMPTS
+    clock: Clock = time.time
+    now: Callable[[], float] = time.monotonic
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep
+    chance: Callable[[], float] = _CHANCE
 
 
 NOTHING_LINKED: Final = Linked(MappingProxyType({}))

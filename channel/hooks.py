@@ -1,32 +1,23 @@
-"""Hooks, as they are called: what one raises, or returns that is no such thing, is a `HookError` that names it.
+"""Run and response hooks, as they are called: what one raises, or returns that is no such thing, is a `HookError` that names it.
 
 `RequestError` and `TurnError` are words for the client, whichever hook raises them. What ends more
 than a turn passes through: a cancellation of the task, `KeyboardInterrupt`.
 """
 
 import asyncio
-import inspect
 from collections import Counter
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Iterable,
-    Sequence,
-)
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import Any, Final, TypeVar, get_args
+from typing import Any, Final, TypeVar
 
 import msgspec
 
-from channel.agent import Agent, AgentEvent, SessionReset, TurnError
+from channel.agent import Agent, TurnError
 from channel.contract import (
     ChannelRequest,
     ChannelResponseHook,
     ChannelRunHook,
-    ChannelStreamTransformHook,
     HostedRunResult,
     settled,
 )
@@ -35,18 +26,14 @@ from channel.responses.protocol.errors import RequestError
 from channel.responses.protocol.input import unpaired_calls
 from channel.responses.protocol.items import Item, finished
 from channel.responses.protocol.response import Response
-from channel.responses.stepping import close
 from channel.targets import checked_target
 
 
 RUN: Final[HookKind] = "run hook"
-TRANSFORM: Final[HookKind] = "stream transform hook"
 RESPONSE: Final[HookKind] = "response hook"
 
-_EVENTS: Final[Any] = get_args(AgentEvent)
-_KINDS: Final = frozenset((*_EVENTS, type(None)))
 # As of an agent: it ends one turn, and not its process.
-_FAULTS: Final = (Exception, SystemExit, asyncio.CancelledError)
+FAULTS: Final = (Exception, SystemExit, asyncio.CancelledError)
 _UNFIT: Final = (TypeError, ValueError, OverflowError, RecursionError)
 _Value = TypeVar("_Value")
 
@@ -102,10 +89,10 @@ async def _asked(hook: ChannelRunHook, request: ChannelRequest, **named: Any) ->
         raise RequestError(
             error.message, param=error.param, code=error.code, status=error.status
         ) from error
-    except _FAULTS as error:
-        if _is_cancellation(error, before):
+    except FAULTS as error:
+        if is_cancellation(error, before):
             raise
-        raise _raised(RUN, hook, error) from error
+        raise raised_by(RUN, hook, error) from error
     return told
 
 
@@ -141,10 +128,10 @@ async def apply_response_hook(
         raise
     except RequestError as error:
         raise as_turn_error(error) from error
-    except _FAULTS as error:
-        if _is_cancellation(error, before):
+    except FAULTS as error:
+        if is_cancellation(error, before):
             raise
-        raise _raised(RESPONSE, hook, error) from error
+        raise raised_by(RESPONSE, hook, error) from error
     changed = _required(RESPONSE, hook, told, HostedRunResult).result
     if not isinstance(changed, Response):
         did = f"returned a HostedRunResult of {type(changed).__qualname__}, not of Response"
@@ -161,154 +148,18 @@ async def apply_response_hook(
     return msgspec.structs.replace(changed, output=output)
 
 
-async def apply_transform_hook(
-    hook: ChannelStreamTransformHook, event: AgentEvent
-) -> AgentEvent | None:
-    """Call a hook of single events with one; raises `TurnError` and `HookError` as the others do.
-
-    `SessionReset` passes by: it says nothing to anybody, so that there is nothing to decide.
-    """
-    if isinstance(event, SessionReset):
-        return event
-    call: Any = hook
-    try:
-        changed = call(event)
-        if type(changed) in _KINDS:  # most of what hooks return, and quick to tell
-            plain: AgentEvent | None = changed
-            return plain
-        if changed is not event and inspect.isawaitable(changed):
-            changed = await changed
-    except TurnError:
-        raise
-    except RequestError as error:
-        raise as_turn_error(error) from error
-    except _FAULTS as error:
-        if _is_cancellation(error):
-            raise
-        raise _raised(TRANSFORM, hook, error) from error
-    if changed is not None and changed is not event and not isinstance(changed, _EVENTS):
-        did = f"returned {type(changed).__qualname__}, which is no agent event"
-        raise hook_error(TRANSFORM, hook, did)
-    said: AgentEvent | None = changed
-    return said
-
-
-def is_of_whole_turns(hook: ChannelStreamTransformHook) -> bool:
-    """Return whether the hook is called with all events of a turn: an async generator function."""
-    return inspect.isasyncgenfunction(hook) or inspect.isasyncgenfunction(type(hook).__call__)
-
-
-def transforming(
-    hook: ChannelStreamTransformHook, events: AsyncIterator[AgentEvent]
-) -> Callable[[], Awaitable[AgentEvent | None]]:
-    """Return what gives the next of an agent's events as a hook of single events leaves it."""
-    advance = events.__anext__
-
-    async def step() -> AgentEvent | None:
-        return await apply_transform_hook(hook, await advance())
-
-    return step
-
-
-def transformed(
-    hook: ChannelStreamTransformHook, events: AsyncIterator[AgentEvent]
-) -> AsyncIterator[AgentEvent]:
-    """Return what a hook of either kind makes of an agent's events, which are closed with it."""
-    return (_by_turn if is_of_whole_turns(hook) else _by_event)(hook, events)
-
-
-async def _by_event(
-    hook: ChannelStreamTransformHook, events: AsyncIterator[AgentEvent]
-) -> AsyncGenerator[AgentEvent]:
-    try:
-        async for event in events:
-            changed = await apply_transform_hook(hook, event)
-            if changed is not None:
-                yield changed
-    finally:
-        await close(events)
-
-
-async def _by_turn(  # noqa: C901 - one clause for each kind of what may be raised
-    hook: ChannelStreamTransformHook, events: AsyncIterator[AgentEvent]
-) -> AsyncGenerator[AgentEvent]:
-    begin: Any = hook
-    heard = _Heard(events)
-    wrong: type | None = None
-    try:
-        made = begin(heard)
-        try:
-            async for event in made:
-                if not (heard.is_last(event) or isinstance(event, _EVENTS)):
-                    wrong = type(event)
-                    break
-                if heard.resets:
-                    yield heard.resets.pop()
-                yield event
-        finally:
-            await made.aclose()
-        if heard.resets:
-            yield heard.resets.pop()
-    except TurnError:
-        raise
-    except RequestError as error:
-        if error is heard.failure:
-            raise
-        raise as_turn_error(error) from error
-    except _FAULTS as error:
-        if error is heard.failure or _is_cancellation(error):
-            raise
-        raise _raised(TRANSFORM, hook, error) from error
-    finally:
-        await close(events)
-    if wrong is not None:
-        did = f"yielded {wrong.__qualname__}, which is no agent event"
-        raise hook_error(TRANSFORM, hook, did)
-
-
-class _Heard:
-    """An agent's events on their way to a hook: what the agent raises is not the hook's fault.
-
-    The hook does not hear of `resets`: they pass by.
-    """
-
-    def __init__(self, events: AsyncIterator[AgentEvent]) -> None:
-        self._events = events
-        self._last: object = None
-        self.failure: BaseException | None = None
-        self.resets: list[SessionReset] = []
-
-    def is_last(self, event: object) -> bool:
-        """Return whether the agent itself has said this last: then it is not the hook's fault."""
-        return event is self._last and event is not None
-
-    def __aiter__(self) -> "_Heard":
-        return self
-
-    async def __anext__(self) -> AgentEvent:
-        try:
-            event = await self._events.__anext__()
-            while isinstance(event, SessionReset):
-                self.resets = [event]  # a second one says no more
-                event = await self._events.__anext__()
-        except BaseException as error:
-            self.failure = error
-            raise
-        self._last = event
-        return event
-
-
 def _cancellations() -> int:
     task = asyncio.current_task()
     return task.cancelling() if task is not None else 0
 
 
-def _is_cancellation(error: BaseException, before: int = 0) -> bool:
+def is_cancellation(error: BaseException, before: int = 0) -> bool:
     """Return whether the task was cancelled meanwhile: else a `CancelledError` is the hook's own."""
     return isinstance(error, asyncio.CancelledError) and _cancellations() != before
 
 
-def _raised(kind: HookKind, hook: object, error: BaseException) -> HookError:
+def raised_by(kind: HookKind, hook: object, error: BaseException) -> HookError:
+    """Return the error for what a hook has raised."""
     return hook_error(kind, hook, f"raised {type(error).__qualname__}")
 
 

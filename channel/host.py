@@ -25,7 +25,8 @@ from channel.contract import (
     PlainRoute,
     Sockets,
 )
-from channel.delivering import Deliveries, DeliveryOptions
+from channel.delivering import Deliveries
+from channel.delivery import DeliveryOptions
 from channel.faults import log_fault
 from channel.http import ErrorReplies, RequestIds
 from channel.identities import identity_routes
@@ -84,7 +85,7 @@ class AgentHost:
     @cached_property
     def jobs(self) -> Mapping[str, JobHandler]:
         """What runs the jobs that the channels start, by kind."""
-        own = self.deliveries.jobs if self.deliveries is not None else {}
+        own = self.deliveries.pushing.jobs if self.deliveries is not None else {}
         channels = {kind: run for each in self._contributions for kind, run in each.jobs.items()}
         return {**own, **channels}
 
@@ -138,7 +139,7 @@ class AgentHost:
         """Return what is to be let go of after the channels."""
         closing: list[_Callback] = []
         if self.deliveries is not None:
-            closing.append(self.deliveries.drain)
+            closing.append(self.deliveries.pushing.drain)
         if (close := getattr(self.target, "aclose", None)) is not None:
             closing.append(close)
         return closing

@@ -13,8 +13,8 @@ from starlette.applications import Starlette
 from channel.auth import Authenticator, DenyAll, FixedKeys, Principal
 from channel.chat.channel import ChatCompletionsChannel
 from channel.commands import HELP, RESET
-from channel.delivering import DeliveryOptions, own_destinations
-from channel.delivery import ChannelPush, IdentityStore, UndeliveredStore
+from channel.delivering import own_destinations
+from channel.delivery import ChannelPush, DeliveryOptions, IdentityStore, UndeliveredStore
 from channel.host import AgentHost
 from channel.isolation import IsolationKeys
 from channel.ports import Jobs, Telemetry

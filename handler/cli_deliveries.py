@@ -9,9 +9,10 @@ from typing import Final
 import click
 from msgspec.structs import replace
 
-from channel.delivering import RETRY, Deliveries
+from channel.delivering import Deliveries
 from channel.delivery import Undelivered, UndeliveredStore, token_of
 from channel.ports import Job, StoreError
+from channel.pushing import RETRY
 from infra.dynamodb.undelivered import DynamoDBUndeliveredStore
 from infra.invoke import SelfInvoker, make_lambda_client
 from infra.settings import Settings
@@ -101,7 +102,7 @@ def _retry_here(
     here = Deliveries((), options)
     try:
         for each in ids:
-            asyncio.run(here.retry({"principal": principal, "id": each}, None))
+            asyncio.run(here.pushing.retry({"principal": principal, "id": each}, None))
             arrived = asyncio.run(_is_gone(store, principal, each))
             click.echo(f"{each} has {'arrived' if arrived else 'not arrived'}.", err=True)
     finally:

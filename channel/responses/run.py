@@ -24,13 +24,7 @@ from channel.contract import (
 )
 from channel.deadline import Deadline
 from channel.faults import hook_error, log_fault
-from channel.hooks import (
-    RESPONSE,
-    apply_response_hook,
-    is_of_whole_turns,
-    transformed,
-    transforming,
-)
+from channel.hooks import RESPONSE, apply_response_hook
 from channel.http import ClientGoneError
 from channel.ports import (
     Clock,
@@ -51,6 +45,7 @@ from channel.responses.protocol.said import AgentEventError
 from channel.responses.protocol.stream import ResponseStream
 from channel.responses.saying import say
 from channel.responses.stepping import Before, begun
+from channel.transforms import is_of_whole_turns, transformed, transforming
 
 
 _STOPPING_S: Final = 1.0

@@ -27,21 +27,13 @@ from channel.commands import RESET
 from channel.contract import ChannelRequest, HostedRunResult
 from channel.deadline import DEADLINE, TimeLeft
 from channel.faults import SENSITIVE, HookError, HookKind, fault_facts, hook_name
-from channel.hooks import (
-    RESPONSE,
-    RUN,
-    TRANSFORM,
-    apply_response_hook,
-    apply_run_hook,
-    apply_transform_hook,
-    is_of_whole_turns,
-    transformed,
-)
+from channel.hooks import RESPONSE, RUN, apply_response_hook, apply_run_hook
 from channel.isolation import IsolationKeys
 from channel.ports import StoreError
 from channel.responses.protocol.errors import RequestError
 from channel.responses.protocol.items import message, text_of
 from channel.responses.protocol.response import Response, Status
+from channel.transforms import TRANSFORM, apply_transform_hook, is_of_whole_turns, transformed
 from tests.channel.asgi import create, creating, get, hosted, request
 from tests.channel.chat.wire import asking, chunks_of, said, served
 from tests.channel.instances import Instances

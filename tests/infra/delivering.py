@@ -9,8 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from channel.auth import Caller, FixedKeys, Principal
 from channel.contract import ChannelContext, ChannelContribution, PlainRoute
-from channel.delivering import DeliveryOptions
-from channel.delivery import Delivery, IdentityStore, UndeliveredStore
+from channel.delivery import Delivery, DeliveryOptions, IdentityStore, UndeliveredStore
 from channel.host import AgentHost
 from channel.http import JSONReply, read_body
 from channel.memory_delivery import InMemoryIdentityStore, InMemoryUndeliveredStore

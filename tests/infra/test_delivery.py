@@ -8,9 +8,10 @@ import pytest
 
 from channel.agent import FunctionCall, Turn, TurnError
 from channel.contract import ChannelRequest
-from channel.delivering import RETRY, own_destinations
+from channel.delivering import own_destinations
 from channel.delivery import PushRefusedError
 from channel.ports import StoreError
+from channel.pushing import RETRY
 from channel.targets import ResponseTarget
 from tests.channel.asgi import create, creating, get, request
 from tests.infra.delivering import Chat, Inbox, KeptJobs, Ports, host, link

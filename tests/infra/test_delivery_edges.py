@@ -12,12 +12,12 @@ from msgspec.structs import replace as with_fields
 from channel.agent import OutputItem, ReasoningDelta, Turn, accepts
 from channel.contract import ChannelRequest, HostedRunResult
 from channel.deadline import DEADLINE, Deadline
-from channel.delivering import RETRY
 from channel.delivery import Undelivered
 from channel.host import AgentHost
 from channel.memory import InMemoryResponseStore
 from channel.memory_delivery import InMemoryUndeliveredStore
 from channel.ports import Job, StoreError
+from channel.pushing import RETRY
 from channel.responses.channel import ResponsesChannel
 from channel.targets import ChannelIdentity, ResponseTarget, ResponseTargetKind
 from tests.channel.asgi import KEYS, create, creating, get, request

@@ -9,12 +9,12 @@ import pytest
 
 from channel.agent import Turn
 from channel.deadline import DEADLINE, Deadline
-from channel.delivering import RETRY
 from channel.delivery import Undelivered
 from channel.isolation import IsolationKeys
 from channel.memory_delivery import InMemoryIdentityStore, InMemoryUndeliveredStore
 from channel.memory_runs import InMemoryRunStore
 from channel.ports import EventBatch, StoreError
+from channel.pushing import RETRY
 from channel.responses.protocol.ids import response_body
 from channel.responses.protocol.response import Response, Status
 from channel.responses.protocol.stream import ResponseStream

@@ -16,12 +16,12 @@ from channel.contract import (
     ChannelStreamTransformHook,
     settled,
 )
-from channel.hooks import transformed
 from channel.isolation import IsolationKeys
 from channel.ports import Sealer
 from channel.responses.protocol.items import Item, message, text_of
 from channel.responses.protocol.window import COMPACTION, Compacted, not_ours, packed, unpacked
 from channel.responses.stepping import close
+from channel.transforms import transformed
 from channel.turns import turn_of
 
 
